@@ -1,0 +1,66 @@
+//! How an utterance is adapted to: the settings a caller chooses.
+
+use serde::{Deserialize, Serialize};
+
+/// Which adaptation method runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// The source model as it is.
+    None,
+    /// Single-utterance test-time adaptation (Lin, Li and Lee, Interspeech 2022): episodic.
+    Suta,
+}
+
+/// Which of the model's tensors adaptation moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ParameterChoice {
+    /// Every layer norm's weight and bias.
+    #[serde(rename = "layer-norm")]
+    LayerNorm,
+    /// The feature extractor: the convolutions (and a projection, where the model has one).
+    #[serde(rename = "feature")]
+    Feature,
+    /// Both of the above: the paper's choice.
+    #[serde(rename = "layer-norm+feature")]
+    LayerNormAndFeature,
+    /// Every bias vector of the encoder.
+    #[serde(rename = "bias")]
+    Bias,
+}
+
+/// The settings of adaptation. `Recognizer::default_adaptation` gives the ones chosen for a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdaptationConfig {
+    /// The method.
+    pub method: Method,
+    /// Optimizer steps per utterance.
+    pub steps: usize,
+    /// AdamW's learning rate.
+    pub learning_rate: f64,
+    /// Softmax temperature of the objective.
+    pub temperature: f64,
+    /// Weight of the entropy of non-blank frames; minimum class confusion has the rest.
+    pub entropy_weight: f64,
+    /// Which tensors move.
+    pub parameters: ParameterChoice,
+}
+
+impl AdaptationConfig {
+    /// The source model as it is, without a step.
+    pub fn none() -> Self {
+        Self { method: Method::None, ..Self::paper() }
+    }
+
+    /// SUTA with the settings of the paper's scripts (for wav2vec2-base-960h).
+    pub fn paper() -> Self {
+        Self {
+            method: Method::Suta,
+            steps: 10,
+            learning_rate: 2e-5,
+            temperature: 2.5,
+            entropy_weight: 0.3,
+            parameters: ParameterChoice::LayerNormAndFeature,
+        }
+    }
+}

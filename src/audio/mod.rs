@@ -1,0 +1,1 @@
+//! Audio in: decoding, resampling, segmentation. Knows nothing of the engine.

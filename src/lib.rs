@@ -1,0 +1,15 @@
+//! aurist: speech recognition that adapts its model to the recording it is hearing.
+
+pub mod audio;
+pub mod cli;
+pub mod output;
+mod adaptation;
+mod recognizer;
+mod transcript;
+
+pub use adaptation::{AdaptationConfig, Method, ParameterChoice};
+pub use recognizer::{Error, ModelInfo, Recognizer, Session};
+pub use transcript::{Guard, Transcript, Utterance, Word};
+
+/// This crate's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,1 @@
+//! Transcripts out, in the formats people use.
