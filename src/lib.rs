@@ -1,7 +1,10 @@
 //! aurist: speech recognition that adapts its model to the recording it is hearing.
 
+pub mod adapt;
 pub mod audio;
 pub mod cli;
+pub mod engine;
+pub mod model;
 pub mod output;
 mod adaptation;
 mod recognizer;

@@ -1,0 +1,133 @@
+//! SUTA on one utterance (Lin, Li and Lee, Interspeech 2022): parameters and optimizer start from the source model,
+//! take a few steps down the utterance's own entropy and class confusion, and are restored for the next.
+
+use super::{AdaptedParameters, Snapshot};
+use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Rows};
+use crate::model::{Activations, Keep, Stem, WhisperCtc};
+use crate::{AdaptationConfig, Guard, Method};
+
+/// One worker's adaptation state for one model: the store, the arena, the last good state.
+pub struct Adapter<'m, B: Backend> {
+    model: &'m WhisperCtc<B>,
+    config: AdaptationConfig,
+    parameters: AdaptedParameters<'m, B>,
+    last_good: Snapshot<B>,
+    arena: Arena<B>,
+}
+
+/// What adapting to one utterance gave.
+#[derive(Debug, Clone, Default)]
+pub struct Episode {
+    /// T.
+    pub frames: usize,
+    /// The source model's logits, `[T, V]`.
+    pub source_logits: Vec<f32>,
+    /// The logits after the last kept step, `[T, V]`.
+    pub adapted_logits: Vec<f32>,
+    /// The objective at each step, before that step's update.
+    pub objectives: Vec<ObjectiveValue>,
+    /// The objective after the last kept step.
+    pub last: Option<ObjectiveValue>,
+    /// Steps whose update was kept.
+    pub steps: usize,
+    /// Set when a guard cut the adaptation short.
+    pub guard: Option<Guard>,
+}
+
+impl<'m, B: Backend> Adapter<'m, B> {
+    /// Memory for the store; the arena grows with the first utterances.
+    pub fn new(backend: &B, model: &'m WhisperCtc<B>, config: &AdaptationConfig) -> Result<Self, EngineError> {
+        let adapts = config.method == Method::Suta && config.steps > 0;
+        let parameters = AdaptedParameters::new(backend, model.weights(), adapts.then_some(config.parameters))?;
+        let last_good = parameters.snapshot(backend)?;
+        let arena = Arena::new(backend, 0)?;
+        Ok(Self { model, config: config.clone(), parameters, last_good, arena })
+    }
+
+    /// The store, as the last utterance left it.
+    pub fn parameters(&self) -> &AdaptedParameters<'m, B> {
+        &self.parameters
+    }
+
+    /// Recognises one utterance of log-mel frames `[frames, bands]`, adapting to it as configured.
+    ///
+    /// Each step's logits serve the next step, so N steps cost N + 1 forward passes and N backward passes.
+    pub fn run(&mut self, backend: &B, log_mel: &[f32]) -> Result<Episode, EngineError> {
+        let frames = log_mel.len() / self.model.config().num_mel_bins;
+        if frames == 0 {
+            return Ok(Episode::default());
+        }
+        let steps = if self.config.method == Method::Suta { self.config.steps } else { 0 };
+        let keep = if steps > 0 { Keep::All } else { Keep::Nothing };
+        let (plan, activations) = self.model.plan(backend, frames, keep);
+        self.arena.reserve(backend, &plan)?;
+        self.parameters.restore_source(backend);
+        self.model.load_input(backend, &mut self.arena, &activations, log_mel);
+        self.model.forward(backend, &self.parameters, &mut self.arena, &activations, Stem::Compute);
+        let source_logits = self.logits(backend, &activations);
+        let mut episode = Episode {
+            frames: activations.output_frames(),
+            adapted_logits: source_logits.clone(),
+            source_logits,
+            ..Episode::default()
+        };
+        let stem = if self.model.stem_is_frozen(&self.parameters) { Stem::Reuse } else { Stem::Compute };
+        let settings = AdamW::suta(self.config.learning_rate);
+        for step in 0..=steps {
+            let objective = self.objective(backend, &activations);
+            let finite = objective.loss.is_finite();
+            if finite {
+                episode.last = Some(objective);
+                if step > 0 {
+                    self.download_logits(backend, &activations, &mut episode.adapted_logits);
+                    episode.steps = step;
+                }
+            } else {
+                // The last update spoiled it; its logits are already the last good ones.
+                self.parameters.restore(backend, &self.last_good);
+                episode.guard = Some(Guard::NonFinite);
+                break;
+            }
+            if step == steps {
+                break;
+            }
+            if objective.non_blank_frames == 0 {
+                episode.guard = Some(Guard::AllBlank);
+                break;
+            }
+            episode.objectives.push(objective);
+            self.parameters.zero_gradients(backend);
+            self.model.backward(backend, &mut self.parameters, &mut self.arena, &activations);
+            if !self.parameters.gradients_are_finite(backend) {
+                episode.guard = Some(Guard::NonFinite);
+                break;
+            }
+            self.parameters.snapshot_into(backend, &mut self.last_good);
+            self.parameters.update(backend, &settings);
+            self.model.forward(backend, &self.parameters, &mut self.arena, &activations, stem);
+        }
+        Ok(episode)
+    }
+
+    fn objective(&mut self, backend: &B, activations: &Activations) -> ObjectiveValue {
+        let config = self.model.config();
+        let terms = ObjectiveTerms {
+            temperature: self.config.temperature,
+            entropy_weight: self.config.entropy_weight,
+            blank: config.blank(),
+        };
+        let shape = Rows { rows: activations.output_frames(), cols: config.vocab_size };
+        let ([logits], [dlogits]) = self.arena.split(backend, [activations.logits()], [activations.dlogits()]);
+        backend.entropy_mcc(&terms, shape, logits, dlogits)
+    }
+
+    fn logits(&self, backend: &B, activations: &Activations) -> Vec<f32> {
+        let mut host = vec![0.0; activations.logits().len];
+        self.download_logits(backend, activations, &mut host);
+        host
+    }
+
+    fn download_logits(&self, backend: &B, activations: &Activations, host: &mut [f32]) {
+        backend.download(self.arena.view(backend, activations.logits()), host);
+    }
+}

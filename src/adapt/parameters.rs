@@ -1,0 +1,223 @@
+//! The adapted tensors, in one flat store: values, gradients and AdamW's two moments side by side.
+
+use crate::ParameterChoice;
+use crate::engine::{AdamW, Backend, EngineError, Slot};
+use crate::model::{Kind, NamedTensor, OperandId, Parameters, Weights};
+use std::ops::Range;
+
+impl ParameterChoice {
+    /// Whether a tensor of this kind moves under this choice.
+    pub(crate) fn includes(self, kind: Kind) -> bool {
+        let layer_norm = matches!(kind, Kind::LayerNormWeight | Kind::LayerNormBias);
+        let feature = matches!(kind, Kind::FeatureWeight | Kind::FeatureBias);
+        match self {
+            Self::LayerNorm => layer_norm,
+            Self::Feature => feature,
+            Self::LayerNormAndFeature => layer_norm || feature,
+            Self::Bias => matches!(kind, Kind::LayerNormBias | Kind::FeatureBias | Kind::Bias),
+        }
+    }
+}
+
+/// One adapted tensor's place.
+struct Adapted {
+    tensor: NamedTensor,
+    /// In the store.
+    range: Range<usize>,
+    /// AdamW updates a step: 1, or more where the reference's optimiser lists a tensor several times.
+    multiplicity: u32,
+}
+
+/// The flat store. The weights that are not adapted stay in the source model, which it borrows.
+pub struct AdaptedParameters<'m, B: Backend> {
+    source: &'m Weights<B>,
+    /// Per operand of the model: its place in the store, when any of its tensors is adapted.
+    slots: Vec<Option<Range<usize>>>,
+    adapted: Vec<Adapted>,
+    values: B::Buffer,
+    gradients: B::Buffer,
+    first_moment: B::Buffer,
+    second_moment: B::Buffer,
+    step: u32,
+}
+
+/// Everything that adaptation changes, at one moment.
+pub struct Snapshot<B: Backend> {
+    values: B::Buffer,
+    first_moment: B::Buffer,
+    second_moment: B::Buffer,
+    step: u32,
+}
+
+impl<'m, B: Backend> AdaptedParameters<'m, B> {
+    /// A store of the chosen tensors, at the source model's values. With no choice nothing is adapted.
+    pub fn new(backend: &B, source: &'m Weights<B>, choice: Option<ParameterChoice>) -> Result<Self, EngineError> {
+        let mut slots = vec![None; source.operands().len()];
+        let mut adapted = Vec::new();
+        let mut total = 0;
+        for tensor in source.tensors() {
+            if !choice.is_some_and(|choice| choice.includes(tensor.kind)) {
+                continue;
+            }
+            let slot: &mut Option<Range<usize>> = &mut slots[tensor.operand.index()];
+            let operand = slot.get_or_insert_with(|| {
+                let start = total;
+                total += source.operand_len(tensor.operand);
+                start..total
+            });
+            let range = operand.start + tensor.range.start..operand.start + tensor.range.end;
+            adapted.push(Adapted { tensor: tensor.clone(), range, multiplicity: 1 });
+        }
+        let mut store = Self {
+            source,
+            slots,
+            adapted,
+            values: backend.zeros(total)?,
+            gradients: backend.zeros(total)?,
+            first_moment: backend.zeros(total)?,
+            second_moment: backend.zeros(total)?,
+            step: 0,
+        };
+        store.restore_source(backend);
+        Ok(store)
+    }
+
+    /// Back to the source model, with an optimizer that has seen nothing.
+    pub fn restore_source(&mut self, backend: &B) {
+        for (id, slot) in self.source.operands().zip(&self.slots) {
+            if let Some(range) = slot {
+                backend.copy(self.source.value(backend, id), backend.view_mut(&mut self.values, range.clone()));
+            }
+        }
+        for moment in [&mut self.first_moment, &mut self.second_moment] {
+            let len = backend.len(moment);
+            backend.fill_zero(backend.view_mut(moment, 0..len));
+        }
+        self.step = 0;
+    }
+
+    /// A copy of the present state.
+    pub fn snapshot(&self, backend: &B) -> Result<Snapshot<B>, EngineError> {
+        let len = backend.len(&self.values);
+        let mut snapshot = Snapshot {
+            values: backend.zeros(len)?,
+            first_moment: backend.zeros(len)?,
+            second_moment: backend.zeros(len)?,
+            step: 0,
+        };
+        self.snapshot_into(backend, &mut snapshot);
+        Ok(snapshot)
+    }
+
+    /// The same into memory that is already there.
+    pub fn snapshot_into(&self, backend: &B, snapshot: &mut Snapshot<B>) {
+        let all = 0..backend.len(&self.values);
+        let pairs = [
+            (&self.values, &mut snapshot.values),
+            (&self.first_moment, &mut snapshot.first_moment),
+            (&self.second_moment, &mut snapshot.second_moment),
+        ];
+        for (from, to) in pairs {
+            backend.copy(backend.view(from, all.clone()), backend.view_mut(to, all.clone()));
+        }
+        snapshot.step = self.step;
+    }
+
+    /// Back to a snapshot.
+    pub fn restore(&mut self, backend: &B, snapshot: &Snapshot<B>) {
+        let all = 0..backend.len(&self.values);
+        let pairs = [
+            (&snapshot.values, &mut self.values),
+            (&snapshot.first_moment, &mut self.first_moment),
+            (&snapshot.second_moment, &mut self.second_moment),
+        ];
+        for (from, to) in pairs {
+            backend.copy(backend.view(from, all.clone()), backend.view_mut(to, all.clone()));
+        }
+        self.step = snapshot.step;
+    }
+
+    /// Before a backward pass: gradients accumulate.
+    pub fn zero_gradients(&mut self, backend: &B) {
+        let len = backend.len(&self.gradients);
+        backend.fill_zero(backend.view_mut(&mut self.gradients, 0..len));
+    }
+
+    /// Whether every adapted tensor's gradient is finite.
+    pub fn gradients_are_finite(&self, backend: &B) -> bool {
+        self.adapted.iter().all(|a| backend.all_finite(backend.view(&self.gradients, a.range.clone())))
+    }
+
+    /// One optimizer step on every adapted tensor: as many AdamW updates as its multiplicity, all with one gradient.
+    pub fn update(&mut self, backend: &B, settings: &AdamW) {
+        for adapted in &self.adapted {
+            for repeat in 1..=adapted.multiplicity {
+                let range = adapted.range.clone();
+                backend.adamw(
+                    settings,
+                    self.step * adapted.multiplicity + repeat,
+                    backend.view_mut(&mut self.values, range.clone()),
+                    backend.view(&self.gradients, range.clone()),
+                    backend.view_mut(&mut self.first_moment, range.clone()),
+                    backend.view_mut(&mut self.second_moment, range),
+                );
+            }
+        }
+        self.step += 1;
+    }
+
+    /// The adapted tensors' names, in the store's order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.adapted.iter().map(|adapted| adapted.tensor.name.as_str())
+    }
+
+    /// Number of adapted values.
+    pub fn count(&self) -> usize {
+        self.adapted.iter().map(|adapted| adapted.range.len()).sum()
+    }
+
+    /// A tensor's present values and gradient, in the checkpoint's order; `None` when it is not adapted.
+    pub fn tensor(&self, backend: &B, name: &str) -> Option<(Vec<f32>, Vec<f32>)> {
+        let adapted = self.adapted.iter().find(|adapted| adapted.tensor.name == name)?;
+        let read = |buffer: &B::Buffer| {
+            let mut host = vec![0.0; adapted.range.len()];
+            backend.download(backend.view(buffer, adapted.range.clone()), &mut host);
+            adapted.tensor.to_checkpoint_order(&host)
+        };
+        Some((read(&self.values), read(&self.gradients)))
+    }
+}
+
+impl<B: Backend> Parameters<B> for AdaptedParameters<'_, B> {
+    fn value(&self, backend: &B, id: OperandId) -> B::View<'_> {
+        match &self.slots[id.index()] {
+            Some(range) => backend.view(&self.values, range.clone()),
+            None => self.source.value(backend, id),
+        }
+    }
+
+    fn is_adapted(&self, id: OperandId) -> bool {
+        self.slots[id.index()].is_some()
+    }
+
+    fn gradient(&mut self, backend: &B, id: OperandId) -> Option<B::ViewMut<'_>> {
+        let range = self.slots[id.index()].clone()?;
+        Some(backend.view_mut(&mut self.gradients, range))
+    }
+
+    fn gradient_pair(
+        &mut self,
+        backend: &B,
+        first: OperandId,
+        second: OperandId,
+    ) -> (Option<B::ViewMut<'_>>, Option<B::ViewMut<'_>>) {
+        // A frozen one becomes an empty stretch, so that one split serves all four cases.
+        let slot = |id: OperandId| {
+            let range = self.slots[id.index()].clone();
+            Slot { offset: range.as_ref().map_or(0, |r| r.start), len: range.map_or(0, |r| r.len()) }
+        };
+        let (first, second) = (slot(first), slot(second));
+        let ([], [a, b]) = backend.split(&mut self.gradients, [], [first, second]);
+        ((first.len > 0).then_some(a), (second.len > 0).then_some(b))
+    }
+}

@@ -1,0 +1,91 @@
+//! All activations of a step in one allocation, planned once per input length.
+
+use super::{Backend, EngineError};
+use std::ops::Range;
+
+/// A stretch of the arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// First value.
+    pub offset: usize,
+    /// Number of values.
+    pub len: usize,
+}
+
+impl Slot {
+    /// As an index range.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.len
+    }
+
+    /// A stretch inside this one. Panics when it does not fit.
+    pub fn part(&self, offset: usize, len: usize) -> Slot {
+        assert!(offset + len <= self.len, "slot part {offset}+{len} is outside {} values", self.len);
+        Slot { offset: self.offset + offset, len }
+    }
+}
+
+/// Hands out slots one after the other, each on a 64-byte boundary (a cache line, and a full vector register).
+#[derive(Debug, Default)]
+pub struct ArenaPlan {
+    len: usize,
+}
+
+impl ArenaPlan {
+    const ALIGN: usize = 16;
+
+    /// Reserves `len` values.
+    pub fn slot(&mut self, len: usize) -> Slot {
+        let slot = Slot { offset: self.len, len };
+        self.len += len.next_multiple_of(Self::ALIGN);
+        slot
+    }
+
+    /// Values reserved so far.
+    pub fn total(&self) -> usize {
+        self.len
+    }
+}
+
+/// The memory behind a plan; it grows to the longest utterance seen and is used again for the next.
+pub struct Arena<B: Backend> {
+    /// The one buffer that all slots point into.
+    pub buffer: B::Buffer,
+}
+
+impl<B: Backend> Arena<B> {
+    /// An arena of at least `len` values.
+    pub fn new(backend: &B, len: usize) -> Result<Self, EngineError> {
+        Ok(Self { buffer: backend.zeros(len)? })
+    }
+
+    /// Makes room for a plan. Contents are undefined afterwards.
+    pub fn reserve(&mut self, backend: &B, plan: &ArenaPlan) -> Result<(), EngineError> {
+        if backend.len(&self.buffer) < plan.total() {
+            // Given back first: the old and the new one together would be the peak.
+            self.buffer = backend.zeros(0)?;
+            self.buffer = backend.zeros(plan.total())?;
+        }
+        Ok(())
+    }
+
+    /// See [`Backend::split`].
+    pub fn split<const R: usize, const W: usize>(
+        &mut self,
+        backend: &B,
+        reads: [Slot; R],
+        writes: [Slot; W],
+    ) -> ([B::View<'_>; R], [B::ViewMut<'_>; W]) {
+        backend.split(&mut self.buffer, reads, writes)
+    }
+
+    /// One slot, to read.
+    pub fn view(&self, backend: &B, slot: Slot) -> B::View<'_> {
+        backend.view(&self.buffer, slot.range())
+    }
+
+    /// One slot, to write.
+    pub fn view_mut(&mut self, backend: &B, slot: Slot) -> B::ViewMut<'_> {
+        backend.view_mut(&mut self.buffer, slot.range())
+    }
+}

@@ -1,0 +1,191 @@
+//! Softmax attention, `softmax(s Q Kᵀ) V` per head, in blocks of query rows that stay in cache.
+//!
+//! Forward keeps each row's log-sum-exp; backward recomputes a block's probabilities from it. With
+//! `D = Σ_d dO O` per row: `dP = dO Vᵀ`, `dS = P (dP - D)`, `dQ = s dS K`, `dK = s dSᵀ Q`, `dV = Pᵀ dO`.
+
+use super::CpuBackend;
+use super::math::exp;
+use super::matmul::{Matrix, Target, product, product_into};
+use super::parallel::Shared;
+use super::simd::{Lanes, WIDTH, dot_body, sum_body, vectorised};
+use crate::engine::Attention;
+
+/// Query rows handled at once: a block of scores of at most 256 KiB, a fraction of a second-level cache.
+fn block_rows(frames: usize) -> usize {
+    (65_536 / frames.max(1)).clamp(16, 128)
+}
+
+/// See [`crate::engine::Backend::attention_scratch`]: two blocks of scores a thread.
+pub(super) fn scratch(backend: &CpuBackend, shape: Attention) -> usize {
+    backend.threads() * 2 * block_rows(shape.frames) * shape.frames
+}
+
+/// The Q, K or V part (0, 1, 2) of one head, as the tail of the buffer that starts at its first value.
+fn part(qkv: &[f32], shape: Attention, which: usize, head: usize, row: usize) -> &[f32] {
+    &qkv[row * 3 * shape.width() + which * shape.width() + head * shape.head_dim..]
+}
+
+#[inline(always)]
+fn softmax_body<L: Lanes>(row: &mut [f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; WIDTH];
+    let chunks = row.chunks_exact(WIDTH);
+    let mut highest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for chunk in chunks {
+        for lane in 0..WIDTH {
+            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+        }
+    }
+    for lane in lanes {
+        highest = highest.max(lane);
+    }
+    for value in row.iter_mut() {
+        *value = exp::<L>(*value - highest);
+    }
+    let sum = sum_body(row);
+    let inverse = 1.0 / sum;
+    for value in row.iter_mut() {
+        *value *= inverse;
+    }
+    highest + sum.ln()
+}
+
+vectorised! {
+    /// Softmax in place; returns the row's log-sum-exp.
+    fn softmax(row: &mut [f32]) -> f32 = softmax_body
+}
+
+#[inline(always)]
+fn score_gradient_body<L: Lanes>(scores: &mut [f32], log_sum_exp: f32, d: &mut [f32], row_term: f32) {
+    for (score, d) in scores.iter_mut().zip(d) {
+        let probability = exp::<L>(*score - log_sum_exp);
+        *score = probability;
+        *d = probability * (*d - row_term);
+    }
+}
+
+vectorised! {
+    /// `scores → P`, `dP → dS`, one row.
+    fn score_gradient(scores: &mut [f32], log_sum_exp: f32, d: &mut [f32], row_term: f32) = score_gradient_body
+}
+
+#[inline(always)]
+fn dot_generic<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
+    dot_body::<L>(x, y)
+}
+
+vectorised! {
+    fn dot(x: &[f32], y: &[f32]) -> f32 = dot_generic
+}
+
+/// Runs `task(thread slot, unit)` for every unit, each thread slot on its own scratch.
+fn for_units(backend: &CpuBackend, units: usize, task: impl Fn(usize, usize) + Sync) {
+    let slots = backend.threads().min(units).max(1);
+    backend.run(slots, |slot| {
+        // Contiguous ranges: a head's K and V are packed while in cache.
+        for unit in units * slot / slots..units * (slot + 1) / slots {
+            task(slot, unit);
+        }
+    });
+}
+
+/// See [`crate::engine::Backend::attention`].
+pub(super) fn forward(
+    backend: &CpuBackend,
+    shape: Attention,
+    qkv: &[f32],
+    out: &mut [f32],
+    log_sum_exp: &mut [f32],
+    scratch: &mut [f32],
+) {
+    let (frames, width, dim) = (shape.frames, shape.width(), shape.head_dim);
+    assert_eq!((qkv.len(), out.len(), log_sum_exp.len()), (frames * 3 * width, frames * width, frames * shape.heads));
+    let block = block_rows(frames);
+    let blocks = frames.div_ceil(block);
+    let (out, log_sum_exp, scratch) = (Shared::new(out), Shared::new(log_sum_exp), Shared::new(scratch));
+    for_units(backend, shape.heads * blocks, |slot, unit| {
+        let (head, first) = (unit / blocks, unit % blocks * block);
+        let rows = block.min(frames - first);
+        let size = block * frames;
+        // SAFETY: a thread slot's scratch, a head's rows of the output and of the log-sum-exps are its own.
+        let (scores, log_sum_exp) = unsafe {
+            (
+                scratch.stretch(slot * 2 * size..slot * 2 * size + rows * frames),
+                log_sum_exp.stretch(head * frames + first..head * frames + first + rows),
+            )
+        };
+        let q = Matrix::rows(part(qkv, shape, 0, head, first), 3 * width);
+        let k = Matrix::transposed(part(qkv, shape, 1, head, 0), 3 * width);
+        product_into(rows, frames, dim, shape.scale(), q, k, scores, false);
+        for (row, log_sum_exp) in scores.chunks_exact_mut(frames).zip(log_sum_exp) {
+            *log_sum_exp = softmax(row);
+        }
+        let v = Matrix::rows(part(qkv, shape, 2, head, 0), 3 * width);
+        // SAFETY: a head's columns of the block's rows belong to this unit alone.
+        unsafe {
+            let start = out.matrix(first * width + head * dim, rows, dim, width);
+            let target = Target { start, stride: width, accumulate: false };
+            product(rows, dim, frames, 1.0, Matrix::rows(scores, frames), v, target);
+        }
+    });
+}
+
+/// See [`crate::engine::Backend::attention_backward`]. Heads are shared out: keys and values gather from all rows.
+pub(super) fn backward(
+    backend: &CpuBackend,
+    shape: Attention,
+    qkv: &[f32],
+    out: &[f32],
+    log_sum_exp: &[f32],
+    dout: &[f32],
+    dqkv: &mut [f32],
+    scratch: &mut [f32],
+) {
+    let (frames, width, dim) = (shape.frames, shape.width(), shape.head_dim);
+    assert_eq!((qkv.len(), dqkv.len()), (frames * 3 * width, frames * 3 * width));
+    assert_eq!((out.len(), dout.len()), (frames * width, frames * width));
+    let block = block_rows(frames);
+    let scale = shape.scale();
+    let (dqkv, scratch) = (Shared::new(dqkv), Shared::new(scratch));
+    for_units(backend, shape.heads, |slot, head| {
+        for first in (0..frames).step_by(block) {
+            let rows = block.min(frames - first);
+            let size = block * frames;
+            let base = slot * 2 * size;
+            // SAFETY: a thread slot's scratch is its own; the two halves are disjoint.
+            let (scores, dscores) = unsafe {
+                (scratch.stretch(base..base + rows * frames), scratch.stretch(base + size..base + size + rows * frames))
+            };
+            let q = part(qkv, shape, 0, head, first);
+            let k = part(qkv, shape, 1, head, 0);
+            let v = part(qkv, shape, 2, head, 0);
+            let dout_block = &dout[first * width + head * dim..];
+            let k_transposed = Matrix::transposed(k, 3 * width);
+            product_into(rows, frames, dim, scale, Matrix::rows(q, 3 * width), k_transposed, scores, false);
+            let v_transposed = Matrix::transposed(v, 3 * width);
+            product_into(rows, frames, dim, 1.0, Matrix::rows(dout_block, width), v_transposed, dscores, false);
+            for row in 0..rows {
+                let at = (first + row) * width + head * dim;
+                let row_term = dot(&dout[at..at + dim], &out[at..at + dim]);
+                let range = row * frames..(row + 1) * frames;
+                let log_sum_exp = log_sum_exp[head * frames + first + row];
+                score_gradient(&mut scores[range.clone()], log_sum_exp, &mut dscores[range], row_term);
+            }
+            let stride = 3 * width;
+            let accumulate = first > 0;
+            let (scores, dscores) = (&*scores, &*dscores);
+            // SAFETY: this head's columns of dQ, dK and dV belong to this unit alone.
+            unsafe {
+                let start = dqkv.matrix(first * stride + head * dim, rows, dim, stride);
+                let target = Target { start, stride, accumulate: false };
+                product(rows, dim, frames, scale, Matrix::rows(dscores, frames), Matrix::rows(k, stride), target);
+                let start = dqkv.matrix(width + head * dim, frames, dim, stride);
+                let target = Target { start, stride, accumulate };
+                product(frames, dim, rows, scale, Matrix::transposed(dscores, frames), Matrix::rows(q, stride), target);
+                let start = dqkv.matrix(2 * width + head * dim, frames, dim, stride);
+                let target = Target { start, stride, accumulate };
+                let (p, dout) = (Matrix::transposed(scores, frames), Matrix::rows(dout_block, width));
+                product(frames, dim, rows, 1.0, p, dout, target);
+            }
+        }
+    });
+}

@@ -1,0 +1,253 @@
+//! The CPU backend: the `gemm` crate for matrix products, vectorised loops for the rest, one thread pool a session.
+
+mod adamw;
+mod attention;
+mod convolution;
+mod gelu;
+mod layer_norm;
+mod linear;
+mod math;
+mod matmul;
+mod objective;
+mod parallel;
+mod simd;
+
+use super::{AdamW, Attention, Backend, Conv1d, EngineError, Linear, ObjectiveTerms, ObjectiveValue, Rows, Slot};
+use std::ops::Range;
+
+pub use matmul::measured_gflops;
+
+/// Runs on `threads` threads of its own pool, or on the caller's thread when that is one.
+pub struct CpuBackend {
+    threads: usize,
+    pool: Option<rayon::ThreadPool>,
+}
+
+impl CpuBackend {
+    /// A backend on at least one thread.
+    pub fn new(threads: usize) -> Result<Self, EngineError> {
+        let threads = threads.max(1);
+        let pool = if threads == 1 {
+            None
+        } else {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .thread_name(|index| format!("aurist-{index}"))
+                .build()
+                .map_err(|error| EngineError::Threads { threads, reason: error.to_string() })?;
+            Some(pool)
+        };
+        Ok(Self { threads, pool })
+    }
+
+    /// How many threads work on one operation.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The vector instructions chosen at run time.
+    pub fn instructions() -> &'static str {
+        simd::detected()
+    }
+
+    /// Runs `f` inside the pool, so that the operations in it need no hand-over from an outside thread each.
+    pub fn within<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        match &self.pool {
+            Some(pool) => pool.install(f),
+            None => f(),
+        }
+    }
+}
+
+impl Backend for CpuBackend {
+    type Buffer = Vec<f32>;
+    type View<'a> = &'a [f32];
+    type ViewMut<'a> = &'a mut [f32];
+
+    fn describe(&self) -> String {
+        format!("CPU ({}, {} threads)", Self::instructions(), self.threads)
+    }
+
+    fn zeros(&self, len: usize) -> Result<Vec<f32>, EngineError> {
+        let mut buffer = Vec::new();
+        buffer
+            .try_reserve_exact(len)
+            .map_err(|_| EngineError::OutOfMemory { device: "computer".into(), bytes: len.saturating_mul(4) })?;
+        buffer.resize(len, 0.0);
+        Ok(buffer)
+    }
+
+    fn len(&self, buffer: &Vec<f32>) -> usize {
+        buffer.len()
+    }
+
+    fn view<'a>(&self, buffer: &'a Vec<f32>, range: Range<usize>) -> &'a [f32] {
+        &buffer[range]
+    }
+
+    fn view_mut<'a>(&self, buffer: &'a mut Vec<f32>, range: Range<usize>) -> &'a mut [f32] {
+        &mut buffer[range]
+    }
+
+    fn split<'a, const R: usize, const W: usize>(
+        &self,
+        buffer: &'a mut Vec<f32>,
+        reads: [Slot; R],
+        writes: [Slot; W],
+    ) -> ([&'a [f32]; R], [&'a mut [f32]; W]) {
+        let overlap = |a: &Slot, b: &Slot| a.offset < b.offset + b.len && b.offset < a.offset + a.len;
+        for (index, write) in writes.iter().enumerate() {
+            assert!(!reads.iter().any(|read| overlap(read, write)), "a slot is read and written at once");
+            assert!(!writes[..index].iter().any(|other| overlap(other, write)), "two written slots overlap");
+        }
+        assert!(reads.iter().chain(&writes).all(|slot| slot.offset + slot.len <= buffer.len()), "slot outside the arena");
+        let start = buffer.as_mut_ptr();
+        // SAFETY: every slot lies inside the buffer, no written slot overlaps another slot, and the buffer stays
+        // mutably borrowed for as long as the parts live.
+        unsafe {
+            (
+                reads.map(|slot| std::slice::from_raw_parts(start.add(slot.offset).cast_const(), slot.len)),
+                writes.map(|slot| std::slice::from_raw_parts_mut(start.add(slot.offset), slot.len)),
+            )
+        }
+    }
+
+    fn upload(&self, host: &[f32], to: &mut [f32]) {
+        to.copy_from_slice(host);
+    }
+
+    fn download(&self, from: &[f32], host: &mut [f32]) {
+        host.copy_from_slice(from);
+    }
+
+    fn copy(&self, from: &[f32], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+
+    fn fill_zero(&self, to: &mut [f32]) {
+        to.fill(0.0);
+    }
+
+    fn all_finite(&self, values: &[f32]) -> bool {
+        simd::all_finite(values)
+    }
+
+    fn linear(
+        &self,
+        shape: Linear,
+        x: &[f32],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        y: &mut [f32],
+        accumulate: bool,
+    ) {
+        linear::forward(self, shape, x, weight, bias, y, accumulate);
+    }
+
+    fn linear_gelu(&self, shape: Linear, x: &[f32], weight: &[f32], bias: &[f32], pre: &mut [f32], y: &mut [f32]) {
+        linear::forward_gelu(self, shape, x, weight, bias, pre, y);
+    }
+
+    fn linear_backward_input(&self, shape: Linear, dy: &[f32], weight: &[f32], dx: &mut [f32], accumulate: bool) {
+        linear::backward_input(self, shape, dy, weight, dx, accumulate);
+    }
+
+    fn linear_backward_weight(&self, shape: Linear, x: &[f32], dy: &[f32], dweight: &mut [f32]) {
+        linear::backward_weight(self, shape, x, dy, dweight);
+    }
+
+    fn bias_backward(&self, shape: Rows, dy: &[f32], dbias: &mut [f32]) {
+        linear::backward_bias(self, shape, dy, dbias);
+    }
+
+    fn conv1d_backward_input(&self, shape: Conv1d, dpre: &[f32], weight: &[f32], dx: &mut [f32]) {
+        convolution::backward_input(self, shape, dpre, weight, dx);
+    }
+
+    fn gelu_backward(&self, pre: &[f32], d: &mut [f32]) {
+        gelu::backward(self, pre, d);
+    }
+
+    fn layer_norm(&self, shape: Rows, x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32], statistics: &mut [f32]) {
+        layer_norm::forward(self, shape, x, weight, bias, y, statistics);
+    }
+
+    fn layer_norm_backward_input(
+        &self,
+        shape: Rows,
+        x: &[f32],
+        statistics: &[f32],
+        weight: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        accumulate: bool,
+    ) {
+        layer_norm::backward_input(self, shape, x, statistics, weight, dy, dx, accumulate);
+    }
+
+    fn layer_norm_backward_parameters(
+        &self,
+        shape: Rows,
+        x: &[f32],
+        statistics: &[f32],
+        dy: &[f32],
+        dweight: Option<&mut [f32]>,
+        dbias: Option<&mut [f32]>,
+    ) {
+        layer_norm::backward_parameters(self, shape, x, statistics, dy, dweight, dbias);
+    }
+
+    fn attention_scratch(&self, shape: Attention) -> usize {
+        attention::scratch(self, shape)
+    }
+
+    fn attention(
+        &self,
+        shape: Attention,
+        qkv: &[f32],
+        out: &mut [f32],
+        log_sum_exp: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        attention::forward(self, shape, qkv, out, log_sum_exp, scratch);
+    }
+
+    fn attention_backward(
+        &self,
+        shape: Attention,
+        qkv: &[f32],
+        out: &[f32],
+        log_sum_exp: &[f32],
+        dout: &[f32],
+        dqkv: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        attention::backward(self, shape, qkv, out, log_sum_exp, dout, dqkv, scratch);
+    }
+
+    fn add_prefix(&self, x: &[f32], y: &mut [f32]) {
+        simd::add(&x[..y.len()], y);
+    }
+
+    fn entropy_mcc(
+        &self,
+        terms: &ObjectiveTerms,
+        shape: Rows,
+        logits: &[f32],
+        dlogits: &mut [f32],
+    ) -> ObjectiveValue {
+        objective::entropy_mcc(terms, shape, logits, dlogits)
+    }
+
+    fn adamw(
+        &self,
+        settings: &AdamW,
+        step: u32,
+        values: &mut [f32],
+        gradients: &[f32],
+        first_moment: &mut [f32],
+        second_moment: &mut [f32],
+    ) {
+        adamw::update(settings, step, values, gradients, first_moment, second_moment);
+    }
+}

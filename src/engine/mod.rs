@@ -1,0 +1,226 @@
+//! The numerics: every operation the models need, forward and backward, behind the [`Backend`] trait.
+//!
+//! There is no tape. An operation's `forward` leaves what its `backward` reads in the arena, and a model calls the
+//! backwards in reverse order. Parameter gradients accumulate (`+=`); activation gradients are written (`=`) unless a
+//! call says `accumulate`. All matrices are row-major; time is always the outer dimension, channels the inner one.
+
+mod arena;
+pub mod cpu;
+mod shapes;
+
+pub use arena::{Arena, ArenaPlan, Slot};
+pub use shapes::{AdamW, Attention, Conv1d, Linear, ObjectiveTerms, ObjectiveValue, Rows};
+
+use std::ops::Range;
+
+/// What can go wrong on a device.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The device could not give the memory asked for.
+    #[error("the {device} could not allocate {bytes} bytes of memory; close other programs, or transcribe shorter utterances")]
+    OutOfMemory {
+        /// The device, in words.
+        device: String,
+        /// The size asked for.
+        bytes: usize,
+    },
+    /// The worker threads could not be started.
+    #[error("could not start {threads} worker threads: {reason}; try fewer jobs")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// The system's reason.
+        reason: String,
+    },
+}
+
+/// A device that runs the operations.
+///
+/// Memory is handed out as whole buffers of f32; an operation takes read views and write views of them. A buffer's
+/// [`Backend::split`] gives several disjoint views at once, so that all activations can live in one allocation.
+pub trait Backend: Send + Sync + Sized + 'static {
+    /// Owned device memory.
+    type Buffer: Send + Sync;
+    /// A readable stretch of a buffer.
+    type View<'a>: Copy + Send + Sync;
+    /// A writable stretch of a buffer.
+    type ViewMut<'a>: Send;
+
+    /// The device in words, for logs and `aurist doctor`.
+    fn describe(&self) -> String;
+
+    /// A zeroed buffer of `len` values.
+    fn zeros(&self, len: usize) -> Result<Self::Buffer, EngineError>;
+    /// The whole buffer's length in values.
+    fn len(&self, buffer: &Self::Buffer) -> usize;
+    /// Part of a buffer, to read.
+    fn view<'a>(&self, buffer: &'a Self::Buffer, range: Range<usize>) -> Self::View<'a>;
+    /// Part of a buffer, to write.
+    fn view_mut<'a>(&self, buffer: &'a mut Self::Buffer, range: Range<usize>) -> Self::ViewMut<'a>;
+    /// Several stretches of one buffer at once. Panics when a written stretch overlaps any other.
+    fn split<'a, const R: usize, const W: usize>(
+        &self,
+        buffer: &'a mut Self::Buffer,
+        reads: [Slot; R],
+        writes: [Slot; W],
+    ) -> ([Self::View<'a>; R], [Self::ViewMut<'a>; W]);
+
+    /// Host to device.
+    fn upload(&self, host: &[f32], to: Self::ViewMut<'_>);
+    /// Device to host.
+    fn download(&self, from: Self::View<'_>, host: &mut [f32]);
+    /// Device to device.
+    fn copy(&self, from: Self::View<'_>, to: Self::ViewMut<'_>);
+    /// Sets every value to zero.
+    fn fill_zero(&self, to: Self::ViewMut<'_>);
+    /// Whether no value is infinite or NaN.
+    fn all_finite(&self, values: Self::View<'_>) -> bool;
+
+    /// `y = x Wᵀ + bias` (`+ y` with `accumulate`): x `[rows, inputs]`, W `[outputs, inputs]`, y `[rows, outputs]`.
+    fn linear(
+        &self,
+        shape: Linear,
+        x: Self::View<'_>,
+        weight: Self::View<'_>,
+        bias: Option<Self::View<'_>>,
+        y: Self::ViewMut<'_>,
+        accumulate: bool,
+    );
+    /// `pre = x Wᵀ + bias`, `y = gelu(pre)`; `pre` is what [`Backend::gelu_backward`] reads.
+    fn linear_gelu(
+        &self,
+        shape: Linear,
+        x: Self::View<'_>,
+        weight: Self::View<'_>,
+        bias: Self::View<'_>,
+        pre: Self::ViewMut<'_>,
+        y: Self::ViewMut<'_>,
+    );
+    /// `dx = dy W` (`+ dx` with `accumulate`). Rows of `dx` must not overlap (`x_stride >= inputs`).
+    fn linear_backward_input(
+        &self,
+        shape: Linear,
+        dy: Self::View<'_>,
+        weight: Self::View<'_>,
+        dx: Self::ViewMut<'_>,
+        accumulate: bool,
+    );
+    /// `dW += dyᵀ x`.
+    fn linear_backward_weight(&self, shape: Linear, x: Self::View<'_>, dy: Self::View<'_>, dweight: Self::ViewMut<'_>);
+    /// `dbias += Σ_rows dy`.
+    fn bias_backward(&self, shape: Rows, dy: Self::View<'_>, dbias: Self::ViewMut<'_>);
+
+    /// Strided convolution over channels-last rows, then GELU: x is zero-padded `[padded frames, c_in]`, W
+    /// `[c_out, kernel, c_in]`, `pre` and y `[out_frames, c_out]`. A GEMM over a strided view: no im2col copy.
+    fn conv1d_gelu(
+        &self,
+        shape: Conv1d,
+        x: Self::View<'_>,
+        weight: Self::View<'_>,
+        bias: Self::View<'_>,
+        pre: Self::ViewMut<'_>,
+        y: Self::ViewMut<'_>,
+    ) {
+        self.linear_gelu(shape.as_linear(), x, weight, bias, pre, y);
+    }
+    /// The padded input's gradient from the pre-activation's: `dx = Σ_taps dpre W_tap`, written over the whole of `dx`.
+    fn conv1d_backward_input(
+        &self,
+        shape: Conv1d,
+        dpre: Self::View<'_>,
+        weight: Self::View<'_>,
+        dx: Self::ViewMut<'_>,
+    );
+    /// `dW += dpreᵀ x`, over the strided view.
+    fn conv1d_backward_weight(
+        &self,
+        shape: Conv1d,
+        x: Self::View<'_>,
+        dpre: Self::View<'_>,
+        dweight: Self::ViewMut<'_>,
+    ) {
+        self.linear_backward_weight(shape.as_linear(), x, dpre, dweight);
+    }
+
+    /// In place: `d *= gelu'(pre)` (the exact, erf-based GELU).
+    fn gelu_backward(&self, pre: Self::View<'_>, d: Self::ViewMut<'_>);
+
+    /// Layer norm over the inner dimension; `statistics` receives (mean, 1/σ) per row, `[rows, 2]`.
+    fn layer_norm(
+        &self,
+        shape: Rows,
+        x: Self::View<'_>,
+        weight: Self::View<'_>,
+        bias: Self::View<'_>,
+        y: Self::ViewMut<'_>,
+        statistics: Self::ViewMut<'_>,
+    );
+    /// The input's gradient, `dx = ...` (`+ dx` with `accumulate`, which is how a residual joins).
+    fn layer_norm_backward_input(
+        &self,
+        shape: Rows,
+        x: Self::View<'_>,
+        statistics: Self::View<'_>,
+        weight: Self::View<'_>,
+        dy: Self::View<'_>,
+        dx: Self::ViewMut<'_>,
+        accumulate: bool,
+    );
+    /// `dweight += Σ_rows dy x̂`, `dbias += Σ_rows dy`; either may be frozen.
+    fn layer_norm_backward_parameters(
+        &self,
+        shape: Rows,
+        x: Self::View<'_>,
+        statistics: Self::View<'_>,
+        dy: Self::View<'_>,
+        dweight: Option<Self::ViewMut<'_>>,
+        dbias: Option<Self::ViewMut<'_>>,
+    );
+
+    /// Values of scratch memory that attention needs (forward and backward alike).
+    fn attention_scratch(&self, shape: Attention) -> usize;
+    /// Softmax attention over all heads: qkv `[T, 3, heads, head_dim]`, out `[T, heads, head_dim]`,
+    /// `log_sum_exp` `[heads, T]`. Scores are never stored: the backward pass recomputes them.
+    fn attention(
+        &self,
+        shape: Attention,
+        qkv: Self::View<'_>,
+        out: Self::ViewMut<'_>,
+        log_sum_exp: Self::ViewMut<'_>,
+        scratch: Self::ViewMut<'_>,
+    );
+    /// `dqkv` `[T, 3, heads, head_dim]` from `dout`.
+    fn attention_backward(
+        &self,
+        shape: Attention,
+        qkv: Self::View<'_>,
+        out: Self::View<'_>,
+        log_sum_exp: Self::View<'_>,
+        dout: Self::View<'_>,
+        dqkv: Self::ViewMut<'_>,
+        scratch: Self::ViewMut<'_>,
+    );
+
+    /// `y += x`, element by element over the whole of `y`; `x` may be longer (a position table).
+    fn add_prefix(&self, x: Self::View<'_>, y: Self::ViewMut<'_>);
+
+    /// SUTA's objective and its gradient with respect to the logits, both `[T, V]`; see [`ObjectiveTerms`].
+    fn entropy_mcc(
+        &self,
+        terms: &ObjectiveTerms,
+        shape: Rows,
+        logits: Self::View<'_>,
+        dlogits: Self::ViewMut<'_>,
+    ) -> ObjectiveValue;
+
+    /// One AdamW update of a stretch of parameters, `step` counted from 1.
+    fn adamw(
+        &self,
+        settings: &AdamW,
+        step: u32,
+        values: Self::ViewMut<'_>,
+        gradients: Self::View<'_>,
+        first_moment: Self::ViewMut<'_>,
+        second_moment: Self::ViewMut<'_>,
+    );
+}

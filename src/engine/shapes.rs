@@ -1,0 +1,132 @@
+//! The operations' shapes and settings.
+
+/// A linear layer over rows that may be strided views into a longer buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Linear {
+    /// Rows of the input and of the output.
+    pub rows: usize,
+    /// Inner size of the input.
+    pub inputs: usize,
+    /// Inner size of the output.
+    pub outputs: usize,
+    /// Values from one input row to the next: `inputs`, or less where rows overlap (a convolution).
+    pub x_stride: usize,
+}
+
+impl Linear {
+    /// Rows side by side.
+    pub fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
+        Self { rows, inputs, outputs, x_stride: inputs }
+    }
+}
+
+/// A matrix seen as rows of `cols` values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// How many rows.
+    pub rows: usize,
+    /// Values a row.
+    pub cols: usize,
+}
+
+/// A one-dimensional convolution over a channels-last, already zero-padded input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv1d {
+    /// Rows of the padded input.
+    pub padded_frames: usize,
+    /// Input channels.
+    pub c_in: usize,
+    /// Output channels.
+    pub c_out: usize,
+    /// Taps.
+    pub kernel: usize,
+    /// Input rows from one output row to the next.
+    pub stride: usize,
+}
+
+impl Conv1d {
+    /// Rows of the output.
+    pub fn out_frames(&self) -> usize {
+        if self.padded_frames < self.kernel { 0 } else { (self.padded_frames - self.kernel) / self.stride + 1 }
+    }
+
+    /// The same convolution as a linear layer: each output row reads `kernel * c_in` consecutive values.
+    pub fn as_linear(&self) -> Linear {
+        Linear {
+            rows: self.out_frames(),
+            inputs: self.kernel * self.c_in,
+            outputs: self.c_out,
+            x_stride: self.stride * self.c_in,
+        }
+    }
+}
+
+/// Self-attention of one utterance.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Attention {
+    /// T.
+    pub frames: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Values a head.
+    pub head_dim: usize,
+}
+
+impl Attention {
+    /// Scores are multiplied by `1 / sqrt(head_dim)`.
+    pub fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// Model width: heads side by side.
+    pub fn width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+}
+
+/// The terms of SUTA's objective (Lin, Li and Lee 2022):
+/// `entropy_weight · mean entropy of the non-blank frames + (1 - entropy_weight) · minimum class confusion of all frames`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ObjectiveTerms {
+    /// Softmax temperature of both terms.
+    pub temperature: f64,
+    /// Weight of the entropy; minimum class confusion has the rest.
+    pub entropy_weight: f64,
+    /// Index of the CTC blank.
+    pub blank: usize,
+}
+
+/// The objective's value on one utterance.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ObjectiveValue {
+    /// The weighted sum.
+    pub loss: f64,
+    /// Mean entropy in nats of the frames whose best symbol is not blank; 0 when there is none.
+    pub entropy: f64,
+    /// Minimum class confusion.
+    pub class_confusion: f64,
+    /// Frames whose best symbol is not blank.
+    pub non_blank_frames: usize,
+}
+
+/// AdamW (Loshchilov and Hutter 2019), bias-corrected, as `torch.optim.AdamW` computes it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// Step size.
+    pub learning_rate: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+}
+
+impl AdamW {
+    /// SUTA's settings (betas 0.9 and 0.999, no decay) at a learning rate.
+    pub fn suta(learning_rate: f64) -> Self {
+        Self { learning_rate, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+    }
+}
