@@ -49,7 +49,10 @@ pub struct AdaptationConfig {
 impl AdaptationConfig {
     /// The source model as it is, without a step.
     pub fn none() -> Self {
-        Self { method: Method::None, ..Self::paper() }
+        Self {
+            method: Method::None,
+            ..Self::paper()
+        }
     }
 
     /// SUTA with the settings of the paper's scripts (for wav2vec2-base-960h).

@@ -1,12 +1,13 @@
 //! aurist: speech recognition that adapts its model to the recording it is hearing.
 
 pub mod adapt;
+mod adaptation;
 pub mod audio;
 pub mod cli;
+pub mod decode;
 pub mod engine;
 pub mod model;
 pub mod output;
-mod adaptation;
 mod recognizer;
 mod transcript;
 

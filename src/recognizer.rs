@@ -1,21 +1,51 @@
-//! The recognizer (temporary signatures for the command's development; the bodies are being written elsewhere).
+//! The public face: a [`Recognizer`] holds a model, a [`Session`] does the work of one thread of utterances.
 
-use crate::{AdaptationConfig, Transcript, Utterance};
+use crate::adapt::{Adapter, Episode};
+use crate::audio::{HOP, LogMel, SAMPLE_RATE, Segmenter, SegmenterConfig};
+use crate::decode::{Hypothesis, greedy};
+use crate::engine::cpu::CpuBackend;
+use crate::engine::{EngineError, ObjectiveValue};
+use crate::model::{ModelConfig, ModelError, ModelFiles, Preset, Vocabulary, WhisperCtc};
+use crate::{AdaptationConfig, Guard, Transcript, Utterance, Word};
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// What can go wrong in recognition.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(pub String);
+pub enum Error {
+    /// The model could not be loaded.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The device failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// More audio than the model's positions reach.
+    #[error(
+        "an utterance of {seconds:.1} s is longer than the {longest:.1} s that the model can take at once; cut it with `audio::Segmenter`, or call `Recognizer::transcribe`"
+    )]
+    TooLong {
+        /// The utterance.
+        seconds: f64,
+        /// The limit.
+        longest: f64,
+    },
+    /// A sample that is NaN or infinite.
+    #[error("the sample at {seconds:.3} s is not a finite number")]
+    NotFinite {
+        /// Where, in seconds from the utterance's start.
+        seconds: f64,
+    },
+}
 
 /// What a loaded model is.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct ModelInfo {
     /// The directory, or `bundled:whisper-tiny.en-ctc`.
     pub name: String,
-    /// BLAKE3 of the weights, the vocabulary and the configuration, hexadecimal.
+    /// BLAKE3 of the configuration, the vocabulary and the weights, hexadecimal.
     pub identity: String,
-    /// e.g. `WhisperForCTC`
+    /// As config.json names it.
     pub architecture: String,
     /// Number of parameters.
     pub parameters: usize,
@@ -23,43 +53,253 @@ pub struct ModelInfo {
     pub vocabulary: usize,
 }
 
-/// A loaded model, shared by sessions; cheap to clone, safe to share between threads.
+struct Loaded {
+    info: ModelInfo,
+    preset: Preset,
+    vocabulary: Vocabulary,
+    model: Arc<WhisperCtc<CpuBackend>>,
+}
+
+/// A loaded model. Cheap to clone; sessions on several threads share its weights.
+///
+/// ```
+/// use aurist::{AdaptationConfig, Recognizer};
+///
+/// # #[cfg(feature = "bundled-model")] {
+/// let recognizer = Recognizer::bundled()?;
+/// let samples = aurist::audio::read_all("tests/data/librivox/sense_and_sensibility_01_austen_64kb-0880.wav".as_ref())?;
+///
+/// let plain = recognizer.transcribe(&samples, &AdaptationConfig::none())?;
+/// let adapted = recognizer.transcribe(&samples, &recognizer.default_adaptation())?;
+/// assert!(adapted.utterances[0].entropy_after < adapted.utterances[0].entropy_before);
+/// println!("{}\n{}", plain.text(), adapted.text());
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
-pub struct Recognizer;
+pub struct Recognizer {
+    loaded: Arc<Loaded>,
+}
 
 impl Recognizer {
-    /// Loads a model directory.
-    pub fn from_dir(_dir: &Path) -> Result<Self, Error> {
-        Ok(Self)
+    /// Loads a model directory: config.json, vocab.json, model.safetensors.
+    pub fn from_dir(dir: &Path) -> Result<Self, Error> {
+        Self::from_files(ModelFiles::from_dir(dir)?)
     }
-    /// The bundled model (feature `bundled-model`).
+
+    /// The model in the binary (feature `bundled-model`).
     pub fn bundled() -> Result<Self, Error> {
-        Ok(Self)
+        Self::from_files(ModelFiles::bundled()?)
     }
+
+    fn from_files(files: ModelFiles) -> Result<Self, Error> {
+        let config = ModelConfig::parse(&files.config)?;
+        let vocabulary = Vocabulary::parse(&files.vocabulary, config.vocab_size, config.blank())?;
+        let preset = files
+            .adaptation
+            .as_deref()
+            .map(Preset::parse)
+            .transpose()?
+            .unwrap_or_default();
+        let architecture = config.architectures.first().cloned().unwrap_or_default();
+        let model = Arc::new(WhisperCtc::load(&CpuBackend::new(1)?, config, &files.weights)?);
+        let info = ModelInfo {
+            identity: files.identity(),
+            name: files.name,
+            architecture,
+            parameters: model.weights().parameter_count(),
+            vocabulary: vocabulary.len(),
+        };
+        Ok(Self {
+            loaded: Arc::new(Loaded {
+                info,
+                preset,
+                vocabulary,
+                model,
+            }),
+        })
+    }
+
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
-        unimplemented!()
+        &self.loaded.info
     }
-    /// The adaptation settings chosen for this model.
+
+    /// SUTA with the settings chosen for this model on data (its adaptation.json), or the paper's where nobody chose.
     pub fn default_adaptation(&self) -> AdaptationConfig {
-        AdaptationConfig::paper()
+        let (preset, paper) = (&self.loaded.preset, AdaptationConfig::paper());
+        AdaptationConfig {
+            learning_rate: preset.learning_rate.unwrap_or(paper.learning_rate),
+            parameters: preset.parameters.unwrap_or(paper.parameters),
+            steps: preset.steps.unwrap_or(paper.steps),
+            ..paper
+        }
     }
-    /// Transcribes 16 kHz mono samples of any length.
-    pub fn transcribe(&self, _samples: &[f32], _config: &AdaptationConfig) -> Result<Transcript, Error> {
-        Ok(Transcript::default())
+
+    /// The longest utterance that the model takes at once, in seconds.
+    pub fn longest_utterance(&self) -> f64 {
+        (self.loaded.model.most_frames() * HOP) as f64 / SAMPLE_RATE as f64
     }
-    /// A session that runs on `threads` threads (at least 1) and reuses its memory from utterance to utterance.
-    pub fn session(&self, _config: &AdaptationConfig, _threads: usize) -> Result<Session, Error> {
-        Ok(Session)
+
+    /// How a recording is cut into utterances for this model.
+    pub fn segmenter(&self) -> Segmenter {
+        let default = SegmenterConfig::default();
+        Segmenter::new(SegmenterConfig {
+            longest: default.longest.min(self.longest_utterance()),
+            ..default
+        })
+    }
+
+    /// Transcribes 16 kHz mono samples of any length, on all cores.
+    pub fn transcribe(&self, samples: &[f32], config: &AdaptationConfig) -> Result<Transcript, Error> {
+        let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+        let mut session = self.session(config, threads)?;
+        let mut segmenter = self.segmenter();
+        let mut segments = segmenter.push(samples);
+        segments.extend(segmenter.finish());
+        let utterances = segments
+            .into_iter()
+            .map(|segment| session.transcribe_utterance(&segment.samples, segment.start as f64 / SAMPLE_RATE as f64))
+            .collect::<Result<_, _>>()?;
+        Ok(Transcript {
+            utterances,
+            duration: samples.len() as f64 / SAMPLE_RATE as f64,
+        })
+    }
+
+    /// A session on `threads` threads (at least 1). It keeps its memory from utterance to utterance.
+    pub fn session(&self, config: &AdaptationConfig, threads: usize) -> Result<Session, Error> {
+        let backend = CpuBackend::new(threads)?;
+        let adapter = Adapter::new(&backend, self.loaded.model.clone(), config)?;
+        let log_mel = LogMel::new(self.loaded.model.config().num_mel_bins);
+        Ok(Session {
+            recognizer: self.clone(),
+            backend,
+            adapter,
+            log_mel,
+        })
     }
 }
 
-/// One worker's state: arena, parameter store, optimizer. `Send`, not shared.
-pub struct Session;
+/// One worker's memory and state. `Send`, not shared: one utterance at a time.
+pub struct Session {
+    recognizer: Recognizer,
+    backend: CpuBackend,
+    adapter: Adapter<CpuBackend>,
+    log_mel: LogMel,
+}
 
 impl Session {
-    /// Transcribes one utterance of 16 kHz mono samples that starts `start` seconds into its recording.
-    pub fn transcribe_utterance(&mut self, _samples: &[f32], _start: f64) -> Result<Utterance, Error> {
-        unimplemented!()
+    /// Transcribes one utterance of 16 kHz mono samples that starts `start` seconds into its recording, adapting to
+    /// it as configured. Episodic: it leaves no trace in the next.
+    pub fn transcribe_utterance(&mut self, samples: &[f32], start: f64) -> Result<Utterance, Error> {
+        let begin = Instant::now();
+        let seconds = samples.len() as f64 / SAMPLE_RATE as f64;
+        let longest = self.recognizer.longest_utterance();
+        if LogMel::frames(samples.len()) > self.recognizer.loaded.model.most_frames() {
+            return Err(Error::TooLong { seconds, longest });
+        }
+        if let Some(position) = samples.iter().position(|sample| !sample.is_finite()) {
+            return Err(Error::NotFinite {
+                seconds: position as f64 / SAMPLE_RATE as f64,
+            });
+        }
+        let log_mel = self.log_mel.compute(samples);
+        let (backend, adapter) = (&self.backend, &mut self.adapter);
+        let episode = backend.within(|| adapter.run(backend, &log_mel))?;
+        let mut utterance = self.describe(&episode, start, seconds);
+        utterance.compute_seconds = begin.elapsed().as_secs_f64();
+        utterance.real_time_factor = if seconds > 0.0 {
+            utterance.compute_seconds / seconds
+        } else {
+            0.0
+        };
+        Ok(utterance)
+    }
+
+    fn describe(&self, episode: &Episode, start: f64, seconds: f64) -> Utterance {
+        let unadapted = self.decode(&episode.source_logits);
+        let adapted = self.decode(&episode.adapted_logits);
+        let (guard, kept) = judge(episode.guard, &unadapted, adapted);
+        let entropy = |objective: &ObjectiveValue| (objective.non_blank_frames > 0).then_some(objective.entropy as f32);
+        let words = kept.words.into_iter().map(|word| Word {
+            start: word.start + start,
+            end: word.end + start,
+            ..word
+        });
+        Utterance {
+            text: kept.text,
+            unadapted_text: unadapted.text,
+            start,
+            end: start + seconds,
+            words: words.collect(),
+            entropy_before: episode.first.as_ref().and_then(entropy),
+            entropy_after: episode.last.as_ref().and_then(entropy),
+            losses: episode
+                .objectives
+                .iter()
+                .map(|objective| objective.loss as f32)
+                .collect(),
+            steps: episode.steps,
+            guard,
+            compute_seconds: 0.0,
+            real_time_factor: 0.0,
+        }
+    }
+
+    fn decode(&self, logits: &[f32]) -> Hypothesis {
+        greedy(
+            logits,
+            &self.recognizer.loaded.vocabulary,
+            2.0 * HOP as f64 / SAMPLE_RATE as f64,
+        )
+    }
+}
+
+/// The transcript never comes out emptier than the source model's without being flagged: an empty one gives way to
+/// the source model's, one that lost half its letters stands, with a flag.
+fn judge(guard: Option<Guard>, unadapted: &Hypothesis, adapted: Hypothesis) -> (Option<Guard>, Hypothesis) {
+    let letters = |hypothesis: &Hypothesis| hypothesis.text.chars().filter(|c| !c.is_whitespace()).count();
+    if adapted.words.is_empty() && !unadapted.words.is_empty() {
+        (Some(Guard::Emptied), unadapted.clone())
+    } else if 2 * letters(&adapted) < letters(unadapted) {
+        (guard.or(Some(Guard::Shortened)), adapted)
+    } else {
+        (guard, adapted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hypothesis(text: &str) -> Hypothesis {
+        let word = |word: &str| Word {
+            word: word.into(),
+            start: 0.0,
+            end: 0.0,
+            confidence: 1.0,
+        };
+        Hypothesis {
+            text: text.into(),
+            words: text.split_whitespace().map(word).collect(),
+        }
+    }
+
+    #[test]
+    fn an_emptied_transcript_gives_way_to_the_source_models() {
+        let (guard, kept) = judge(None, &hypothesis("SOME WORDS"), hypothesis(""));
+        assert_eq!((guard, kept.text.as_str()), (Some(Guard::Emptied), "SOME WORDS"));
+    }
+
+    #[test]
+    fn a_halved_transcript_is_flagged_and_stands() {
+        let (guard, kept) = judge(None, &hypothesis("SOME WORDS"), hypothesis("SOM"));
+        assert_eq!((guard, kept.text.as_str()), (Some(Guard::Shortened), "SOM"));
+        assert_eq!(judge(None, &hypothesis("SOME WORDS"), hypothesis("SOME WORD")).0, None);
+        assert_eq!(
+            judge(Some(Guard::AllBlank), &hypothesis(""), hypothesis("")).0,
+            Some(Guard::AllBlank)
+        );
     }
 }

@@ -23,6 +23,8 @@ pub enum Guard {
     AllBlank,
     /// A loss or a gradient was not finite: the last good parameters were restored.
     NonFinite,
+    /// The adapted transcript has fewer than half the source model's letters; it stands.
+    Shortened,
     /// The adapted transcript is empty although the source model's is not: the source model's stands.
     Emptied,
 }
@@ -68,7 +70,12 @@ pub struct Transcript {
 impl Transcript {
     /// The whole text: the utterances' texts joined by single spaces, empty ones left out.
     pub fn text(&self) -> String {
-        let texts: Vec<&str> = self.utterances.iter().map(|u| u.text.as_str()).filter(|t| !t.is_empty()).collect();
+        let texts: Vec<&str> = self
+            .utterances
+            .iter()
+            .map(|u| u.text.as_str())
+            .filter(|t| !t.is_empty())
+            .collect();
         texts.join(" ")
     }
 }

@@ -6,10 +6,13 @@ use aurist::engine::cpu::CpuBackend;
 use aurist::model::{ModelConfig, ModelFiles, WhisperCtc};
 use aurist::{AdaptationConfig, Method, ParameterChoice};
 use safetensors::{Dtype, SafeTensors};
+use std::sync::Arc;
 
 const CLIPS: [&str; 2] = ["0870", "0890"];
-const CHOICES: [(&str, ParameterChoice); 2] =
-    [("layer_norm", ParameterChoice::LayerNorm), ("layer_norm+feature", ParameterChoice::LayerNormAndFeature)];
+const CHOICES: [(&str, ParameterChoice); 2] = [
+    ("layer_norm", ParameterChoice::LayerNorm),
+    ("layer_norm+feature", ParameterChoice::LayerNormAndFeature),
+];
 
 fn model_dir() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/whisper-tiny.en-ctc")
@@ -27,12 +30,22 @@ impl Golden {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         let tensor = file.tensor(name).unwrap_or_else(|_| panic!("golden lacks {name}"));
         match tensor.dtype() {
-            Dtype::F32 => {
-                (tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(), false)
-            }
+            Dtype::F32 => (
+                tensor
+                    .data()
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                    .collect(),
+                false,
+            ),
             Dtype::F16 => {
                 let values = tensor.data().chunks_exact(2);
-                (values.map(|b| half::f16::from_le_bytes(b.try_into().unwrap()).to_f32()).collect(), true)
+                (
+                    values
+                        .map(|b| half::f16::from_le_bytes(b.try_into().unwrap()).to_f32())
+                        .collect(),
+                    true,
+                )
             }
             other => panic!("{name} is {other:?}"),
         }
@@ -42,17 +55,25 @@ impl Golden {
     fn log_mel(&self, clip: &str) -> Vec<f32> {
         let (values, _) = self.get(&format!("{clip}.log_mel"));
         let (bands, frames) = (80, values.len() / 80);
-        (0..frames * bands).map(|i| values[i % bands * frames + i / bands]).collect()
+        (0..frames * bands)
+            .map(|i| values[i % bands * frames + i / bands])
+            .collect()
     }
 }
 
-fn load(backend: &CpuBackend) -> WhisperCtc<CpuBackend> {
+fn load(backend: &CpuBackend) -> Arc<WhisperCtc<CpuBackend>> {
     let files = ModelFiles::from_dir(&model_dir()).unwrap();
-    WhisperCtc::load(backend, ModelConfig::parse(&files.config).unwrap(), &files.weights).unwrap()
+    let config = ModelConfig::parse(&files.config).unwrap();
+    Arc::new(WhisperCtc::load(backend, config, &files.weights).unwrap())
 }
 
 fn config(parameters: ParameterChoice) -> AdaptationConfig {
-    AdaptationConfig { method: Method::Suta, learning_rate: 1e-3, parameters, ..AdaptationConfig::paper() }
+    AdaptationConfig {
+        method: Method::Suta,
+        learning_rate: 1e-3,
+        parameters,
+        ..AdaptationConfig::paper()
+    }
 }
 
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
@@ -75,7 +96,7 @@ fn logits_losses_and_adapted_logits_follow_pytorch() {
         let backend = CpuBackend::new(threads).unwrap();
         let model = load(&backend);
         for (clip, (name, choice)) in CLIPS.iter().flat_map(|clip| CHOICES.map(|choice| (clip, choice))) {
-            let mut adapter = Adapter::new(&backend, &model, &config(choice)).unwrap();
+            let mut adapter = Adapter::new(&backend, model.clone(), &config(choice)).unwrap();
             let episode = adapter.run(&backend, &golden.log_mel(clip)).unwrap();
             assert_eq!((episode.steps, episode.guard), (10, None));
 
@@ -92,13 +113,19 @@ fn logits_losses_and_adapted_logits_follow_pytorch() {
                 assert_eq!(values.len(), 10);
                 for (step, (value, expected)) in values.iter().zip(&expected).enumerate() {
                     let relative = (value / *expected as f64 - 1.0).abs();
-                    assert!(relative < 1e-4, "{clip} {name} {part} at step {step}: {value} against {expected}");
+                    assert!(
+                        relative < 1e-4,
+                        "{clip} {name} {part} at step {step}: {value} against {expected}"
+                    );
                 }
             }
 
             let (adapted, _) = golden.get(&format!("{clip}.{name}.adapted_logits"));
             let relative = relative_difference(&episode.adapted_logits, &adapted);
-            assert!(relative < 1e-3, "{clip} {name}: adapted logits differ by {relative:e} relative");
+            assert!(
+                relative < 1e-3,
+                "{clip} {name}: adapted logits differ by {relative:e} relative"
+            );
             eprintln!("{clip} {name} threads {threads}: logits {difference:e}, adapted {relative:e} relative");
         }
     }
@@ -111,10 +138,17 @@ fn gradients_and_adapted_tensors_follow_pytorch() {
     let model = load(&backend);
     for (clip, (name, choice)) in CLIPS.iter().flat_map(|clip| CHOICES.map(|choice| (clip, choice))) {
         for (stage, steps) in [("grad1", 1), ("after10", 10)] {
-            let mut adapter = Adapter::new(&backend, &model, &AdaptationConfig { steps, ..config(choice) }).unwrap();
+            let mut adapter = Adapter::new(
+                &backend,
+                model.clone(),
+                &AdaptationConfig {
+                    steps,
+                    ..config(choice)
+                },
+            )
+            .unwrap();
             adapter.run(&backend, &golden.log_mel(clip)).unwrap();
-            let source = load(&backend);
-            let untouched = Adapter::new(&backend, &source, &config(choice)).unwrap();
+            let untouched = Adapter::new(&backend, model.clone(), &config(choice)).unwrap();
             let names: Vec<String> = adapter.parameters().names().map(String::from).collect();
             assert_eq!(names.len(), if choice == ParameterChoice::LayerNorm { 18 } else { 22 });
             for tensor in names {
@@ -122,7 +156,10 @@ fn gradients_and_adapted_tensors_follow_pytorch() {
                 let (expected, half) = golden.get(&format!("{clip}.{name}.{stage}.{tensor}"));
                 if stage == "grad1" {
                     let relative = relative_difference(&gradient, &expected);
-                    assert!(relative < 1e-3, "{clip} {name} {tensor}: gradient differs by {relative:e} relative");
+                    assert!(
+                        relative < 1e-3,
+                        "{clip} {name} {tensor}: gradient differs by {relative:e} relative"
+                    );
                 } else {
                     // What moved, not where it is: the values themselves hardly change.
                     let (start, _) = untouched.parameters().tensor(&backend, &tensor).unwrap();
@@ -130,7 +167,10 @@ fn gradients_and_adapted_tensors_follow_pytorch() {
                     let expected: Vec<f32> = expected.iter().zip(&start).map(|(a, b)| a - b).collect();
                     let relative = relative_difference(&moved, &expected);
                     let tolerance = if half { 2e-2 } else { 1e-2 };
-                    assert!(relative < tolerance, "{clip} {name} {tensor}: moved differently, {relative:e} relative");
+                    assert!(
+                        relative < tolerance,
+                        "{clip} {name} {tensor}: moved differently, {relative:e} relative"
+                    );
                 }
             }
         }
@@ -149,17 +189,30 @@ fn every_adapted_tensor_has_a_gradient_and_moves() {
         // Per layer q, v, out, fc1, fc2 and two norms; the final norm and two convolutions.
         (ParameterChoice::Bias, 31),
     ] {
-        let untouched = Adapter::new(&backend, &model, &config(choice)).unwrap();
-        let mut adapter =
-            Adapter::new(&backend, &model, &AdaptationConfig { steps: 1, ..config(choice) }).unwrap();
+        let untouched = Adapter::new(&backend, model.clone(), &config(choice)).unwrap();
+        let mut adapter = Adapter::new(
+            &backend,
+            model.clone(),
+            &AdaptationConfig {
+                steps: 1,
+                ..config(choice)
+            },
+        )
+        .unwrap();
         adapter.run(&backend, &golden.log_mel("0890")).unwrap();
         let names: Vec<String> = adapter.parameters().names().map(String::from).collect();
         assert_eq!(names.len(), tensors, "{choice:?}");
         for name in names {
             let (values, gradient) = adapter.parameters().tensor(&backend, &name).unwrap();
             let (start, _) = untouched.parameters().tensor(&backend, &name).unwrap();
-            assert!(gradient.iter().all(|g| g.is_finite()), "{choice:?} {name}: gradient is not finite");
-            assert!(gradient.iter().any(|g| *g != 0.0), "{choice:?} {name}: gradient is zero");
+            assert!(
+                gradient.iter().all(|g| g.is_finite()),
+                "{choice:?} {name}: gradient is not finite"
+            );
+            assert!(
+                gradient.iter().any(|g| *g != 0.0),
+                "{choice:?} {name}: gradient is zero"
+            );
             assert!(values != start, "{choice:?} {name} has not moved");
         }
     }

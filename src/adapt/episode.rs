@@ -5,12 +5,13 @@ use super::{AdaptedParameters, Snapshot};
 use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Rows};
 use crate::model::{Activations, Keep, Stem, WhisperCtc};
 use crate::{AdaptationConfig, Guard, Method};
+use std::sync::Arc;
 
 /// One worker's adaptation state for one model: the store, the arena, the last good state.
-pub struct Adapter<'m, B: Backend> {
-    model: &'m WhisperCtc<B>,
+pub struct Adapter<B: Backend> {
+    model: Arc<WhisperCtc<B>>,
     config: AdaptationConfig,
-    parameters: AdaptedParameters<'m, B>,
+    parameters: AdaptedParameters<B>,
     last_good: Snapshot<B>,
     arena: Arena<B>,
 }
@@ -26,6 +27,8 @@ pub struct Episode {
     pub adapted_logits: Vec<f32>,
     /// The objective at each step, before that step's update.
     pub objectives: Vec<ObjectiveValue>,
+    /// The objective of the source model's logits.
+    pub first: Option<ObjectiveValue>,
     /// The objective after the last kept step.
     pub last: Option<ObjectiveValue>,
     /// Steps whose update was kept.
@@ -34,18 +37,24 @@ pub struct Episode {
     pub guard: Option<Guard>,
 }
 
-impl<'m, B: Backend> Adapter<'m, B> {
+impl<B: Backend> Adapter<B> {
     /// Memory for the store; the arena grows with the first utterances.
-    pub fn new(backend: &B, model: &'m WhisperCtc<B>, config: &AdaptationConfig) -> Result<Self, EngineError> {
+    pub fn new(backend: &B, model: Arc<WhisperCtc<B>>, config: &AdaptationConfig) -> Result<Self, EngineError> {
         let adapts = config.method == Method::Suta && config.steps > 0;
-        let parameters = AdaptedParameters::new(backend, model.weights(), adapts.then_some(config.parameters))?;
+        let parameters = AdaptedParameters::new(backend, model.weights().clone(), adapts.then_some(config.parameters))?;
         let last_good = parameters.snapshot(backend)?;
         let arena = Arena::new(backend, 0)?;
-        Ok(Self { model, config: config.clone(), parameters, last_good, arena })
+        Ok(Self {
+            model,
+            config: config.clone(),
+            parameters,
+            last_good,
+            arena,
+        })
     }
 
     /// The store, as the last utterance left it.
-    pub fn parameters(&self) -> &AdaptedParameters<'m, B> {
+    pub fn parameters(&self) -> &AdaptedParameters<B> {
         &self.parameters
     }
 
@@ -57,13 +66,18 @@ impl<'m, B: Backend> Adapter<'m, B> {
         if frames == 0 {
             return Ok(Episode::default());
         }
-        let steps = if self.config.method == Method::Suta { self.config.steps } else { 0 };
+        let steps = if self.config.method == Method::Suta {
+            self.config.steps
+        } else {
+            0
+        };
         let keep = if steps > 0 { Keep::All } else { Keep::Nothing };
         let (plan, activations) = self.model.plan(backend, frames, keep);
         self.arena.reserve(backend, &plan)?;
         self.parameters.restore_source(backend);
         self.model.load_input(backend, &mut self.arena, &activations, log_mel);
-        self.model.forward(backend, &self.parameters, &mut self.arena, &activations, Stem::Compute);
+        self.model
+            .forward(backend, &self.parameters, &mut self.arena, &activations, Stem::Compute);
         let source_logits = self.logits(backend, &activations);
         let mut episode = Episode {
             frames: activations.output_frames(),
@@ -71,12 +85,17 @@ impl<'m, B: Backend> Adapter<'m, B> {
             source_logits,
             ..Episode::default()
         };
-        let stem = if self.model.stem_is_frozen(&self.parameters) { Stem::Reuse } else { Stem::Compute };
+        let stem = if self.model.stem_is_frozen(&self.parameters) {
+            Stem::Reuse
+        } else {
+            Stem::Compute
+        };
         let settings = AdamW::suta(self.config.learning_rate);
         for step in 0..=steps {
             let objective = self.objective(backend, &activations);
             let finite = objective.loss.is_finite();
             if finite {
+                episode.first.get_or_insert(objective);
                 episode.last = Some(objective);
                 if step > 0 {
                     self.download_logits(backend, &activations, &mut episode.adapted_logits);
@@ -97,14 +116,16 @@ impl<'m, B: Backend> Adapter<'m, B> {
             }
             episode.objectives.push(objective);
             self.parameters.zero_gradients(backend);
-            self.model.backward(backend, &mut self.parameters, &mut self.arena, &activations);
+            self.model
+                .backward(backend, &mut self.parameters, &mut self.arena, &activations);
             if !self.parameters.gradients_are_finite(backend) {
                 episode.guard = Some(Guard::NonFinite);
                 break;
             }
             self.parameters.snapshot_into(backend, &mut self.last_good);
             self.parameters.update(backend, &settings);
-            self.model.forward(backend, &self.parameters, &mut self.arena, &activations, stem);
+            self.model
+                .forward(backend, &self.parameters, &mut self.arena, &activations, stem);
         }
         Ok(episode)
     }
@@ -116,8 +137,13 @@ impl<'m, B: Backend> Adapter<'m, B> {
             entropy_weight: self.config.entropy_weight,
             blank: config.blank(),
         };
-        let shape = Rows { rows: activations.output_frames(), cols: config.vocab_size };
-        let ([logits], [dlogits]) = self.arena.split(backend, [activations.logits()], [activations.dlogits()]);
+        let shape = Rows {
+            rows: activations.output_frames(),
+            cols: config.vocab_size,
+        };
+        let ([logits], [dlogits]) = self
+            .arena
+            .split(backend, [activations.logits()], [activations.dlogits()]);
         backend.entropy_mcc(&terms, shape, logits, dlogits)
     }
 

@@ -4,6 +4,7 @@ use crate::ParameterChoice;
 use crate::engine::{AdamW, Backend, EngineError, Slot};
 use crate::model::{Kind, NamedTensor, OperandId, Parameters, Weights};
 use std::ops::Range;
+use std::sync::Arc;
 
 impl ParameterChoice {
     /// Whether a tensor of this kind moves under this choice.
@@ -28,9 +29,9 @@ struct Adapted {
     multiplicity: u32,
 }
 
-/// The flat store. The weights that are not adapted stay in the source model, which it borrows.
-pub struct AdaptedParameters<'m, B: Backend> {
-    source: &'m Weights<B>,
+/// The flat store. The weights that are not adapted stay in the source model, which it shares.
+pub struct AdaptedParameters<B: Backend> {
+    source: Arc<Weights<B>>,
     /// Per operand of the model: its place in the store, when any of its tensors is adapted.
     slots: Vec<Option<Range<usize>>>,
     adapted: Vec<Adapted>,
@@ -49,9 +50,9 @@ pub struct Snapshot<B: Backend> {
     step: u32,
 }
 
-impl<'m, B: Backend> AdaptedParameters<'m, B> {
+impl<B: Backend> AdaptedParameters<B> {
     /// A store of the chosen tensors, at the source model's values. With no choice nothing is adapted.
-    pub fn new(backend: &B, source: &'m Weights<B>, choice: Option<ParameterChoice>) -> Result<Self, EngineError> {
+    pub fn new(backend: &B, source: Arc<Weights<B>>, choice: Option<ParameterChoice>) -> Result<Self, EngineError> {
         let mut slots = vec![None; source.operands().len()];
         let mut adapted = Vec::new();
         let mut total = 0;
@@ -66,7 +67,11 @@ impl<'m, B: Backend> AdaptedParameters<'m, B> {
                 start..total
             });
             let range = operand.start + tensor.range.start..operand.start + tensor.range.end;
-            adapted.push(Adapted { tensor: tensor.clone(), range, multiplicity: 1 });
+            adapted.push(Adapted {
+                tensor: tensor.clone(),
+                range,
+                multiplicity: 1,
+            });
         }
         let mut store = Self {
             source,
@@ -86,7 +91,10 @@ impl<'m, B: Backend> AdaptedParameters<'m, B> {
     pub fn restore_source(&mut self, backend: &B) {
         for (id, slot) in self.source.operands().zip(&self.slots) {
             if let Some(range) = slot {
-                backend.copy(self.source.value(backend, id), backend.view_mut(&mut self.values, range.clone()));
+                backend.copy(
+                    self.source.value(backend, id),
+                    backend.view_mut(&mut self.values, range.clone()),
+                );
             }
         }
         for moment in [&mut self.first_moment, &mut self.second_moment] {
@@ -145,7 +153,9 @@ impl<'m, B: Backend> AdaptedParameters<'m, B> {
 
     /// Whether every adapted tensor's gradient is finite.
     pub fn gradients_are_finite(&self, backend: &B) -> bool {
-        self.adapted.iter().all(|a| backend.all_finite(backend.view(&self.gradients, a.range.clone())))
+        self.adapted
+            .iter()
+            .all(|a| backend.all_finite(backend.view(&self.gradients, a.range.clone())))
     }
 
     /// One optimizer step on every adapted tensor: as many AdamW updates as its multiplicity, all with one gradient.
@@ -188,7 +198,7 @@ impl<'m, B: Backend> AdaptedParameters<'m, B> {
     }
 }
 
-impl<B: Backend> Parameters<B> for AdaptedParameters<'_, B> {
+impl<B: Backend> Parameters<B> for AdaptedParameters<B> {
     fn value(&self, backend: &B, id: OperandId) -> B::View<'_> {
         match &self.slots[id.index()] {
             Some(range) => backend.view(&self.values, range.clone()),
@@ -214,7 +224,10 @@ impl<B: Backend> Parameters<B> for AdaptedParameters<'_, B> {
         // A frozen one becomes an empty stretch, so that one split serves all four cases.
         let slot = |id: OperandId| {
             let range = self.slots[id.index()].clone();
-            Slot { offset: range.as_ref().map_or(0, |r| r.start), len: range.map_or(0, |r| r.len()) }
+            Slot {
+                offset: range.as_ref().map_or(0, |r| r.start),
+                len: range.map_or(0, |r| r.len()),
+            }
         };
         let (first, second) = (slot(first), slot(second));
         let ([], [a, b]) = backend.split(&mut self.gradients, [], [first, second]);

@@ -20,8 +20,15 @@ impl Slot {
 
     /// A stretch inside this one. Panics when it does not fit.
     pub fn part(&self, offset: usize, len: usize) -> Slot {
-        assert!(offset + len <= self.len, "slot part {offset}+{len} is outside {} values", self.len);
-        Slot { offset: self.offset + offset, len }
+        assert!(
+            offset + len <= self.len,
+            "slot part {offset}+{len} is outside {} values",
+            self.len
+        );
+        Slot {
+            offset: self.offset + offset,
+            len,
+        }
     }
 }
 
@@ -56,7 +63,9 @@ pub struct Arena<B: Backend> {
 impl<B: Backend> Arena<B> {
     /// An arena of at least `len` values.
     pub fn new(backend: &B, len: usize) -> Result<Self, EngineError> {
-        Ok(Self { buffer: backend.zeros(len)? })
+        Ok(Self {
+            buffer: backend.zeros(len)?,
+        })
     }
 
     /// Makes room for a plan. Contents are undefined afterwards.

@@ -17,7 +17,9 @@ use std::ops::Range;
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The device could not give the memory asked for.
-    #[error("the {device} could not allocate {bytes} bytes of memory; close other programs, or transcribe shorter utterances")]
+    #[error(
+        "the {device} could not allocate {bytes} bytes of memory; close other programs, or transcribe shorter utterances"
+    )]
     OutOfMemory {
         /// The device, in words.
         device: String,
@@ -124,13 +126,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         self.linear_gelu(shape.as_linear(), x, weight, bias, pre, y);
     }
     /// The padded input's gradient from the pre-activation's: `dx = Σ_taps dpre W_tap`, written over the whole of `dx`.
-    fn conv1d_backward_input(
-        &self,
-        shape: Conv1d,
-        dpre: Self::View<'_>,
-        weight: Self::View<'_>,
-        dx: Self::ViewMut<'_>,
-    );
+    fn conv1d_backward_input(&self, shape: Conv1d, dpre: Self::View<'_>, weight: Self::View<'_>, dx: Self::ViewMut<'_>);
     /// `dW += dpreᵀ x`, over the strided view.
     fn conv1d_backward_weight(
         &self,

@@ -16,7 +16,12 @@ pub struct Linear {
 impl Linear {
     /// Rows side by side.
     pub fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
-        Self { rows, inputs, outputs, x_stride: inputs }
+        Self {
+            rows,
+            inputs,
+            outputs,
+            x_stride: inputs,
+        }
     }
 }
 
@@ -47,7 +52,11 @@ pub struct Conv1d {
 impl Conv1d {
     /// Rows of the output.
     pub fn out_frames(&self) -> usize {
-        if self.padded_frames < self.kernel { 0 } else { (self.padded_frames - self.kernel) / self.stride + 1 }
+        if self.padded_frames < self.kernel {
+            0
+        } else {
+            (self.padded_frames - self.kernel) / self.stride + 1
+        }
     }
 
     /// The same convolution as a linear layer: each output row reads `kernel * c_in` consecutive values.
@@ -127,6 +136,12 @@ pub struct AdamW {
 impl AdamW {
     /// SUTA's settings (betas 0.9 and 0.999, no decay) at a learning rate.
     pub fn suta(learning_rate: f64) -> Self {
-        Self { learning_rate, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+        Self {
+            learning_rate,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+        }
     }
 }

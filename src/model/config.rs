@@ -44,7 +44,9 @@ impl ModelConfig {
         let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| ModelError::invalid(file, e))?;
         let architecture = value["architectures"][0].as_str().unwrap_or("not stated");
         if architecture != "WhisperForCTC" {
-            return Err(ModelError::Architecture { found: architecture.into() });
+            return Err(ModelError::Architecture {
+                found: architecture.into(),
+            });
         }
         let config: Self = serde_json::from_value(value).map_err(|e| ModelError::invalid(file, e))?;
         let sizes = [
@@ -58,16 +60,25 @@ impl ModelConfig {
         ];
         for (name, size, most) in sizes {
             if size == 0 || size > most {
-                return Err(ModelError::invalid(file, format!("{name} is {size}; it must be from 1 to {most}")));
+                return Err(ModelError::invalid(
+                    file,
+                    format!("{name} is {size}; it must be from 1 to {most}"),
+                ));
             }
         }
         if !config.d_model.is_multiple_of(config.encoder_attention_heads) {
             let (d, heads) = (config.d_model, config.encoder_attention_heads);
-            return Err(ModelError::invalid(file, format!("d_model {d} is not divisible by {heads} heads")));
+            return Err(ModelError::invalid(
+                file,
+                format!("d_model {d} is not divisible by {heads} heads"),
+            ));
         }
         if config.activation_function != "gelu" {
             let found = &config.activation_function;
-            return Err(ModelError::invalid(file, format!("activation_function is {found}; only gelu is implemented")));
+            return Err(ModelError::invalid(
+                file,
+                format!("activation_function is {found}; only gelu is implemented"),
+            ));
         }
         if config.blank() >= config.vocab_size {
             return Err(ModelError::invalid(file, "the blank's index is outside the vocabulary"));
@@ -99,8 +110,14 @@ impl Preset {
     /// Parses adaptation.json.
     pub fn parse(bytes: &[u8]) -> Result<Self, ModelError> {
         let preset: Self = serde_json::from_slice(bytes).map_err(|e| ModelError::invalid("adaptation.json", e))?;
-        if preset.learning_rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
-            return Err(ModelError::invalid("adaptation.json", "learning_rate must be a positive number"));
+        if preset
+            .learning_rate
+            .is_some_and(|rate| !(rate.is_finite() && rate > 0.0))
+        {
+            return Err(ModelError::invalid(
+                "adaptation.json",
+                "learning_rate must be a positive number",
+            ));
         }
         Ok(preset)
     }

@@ -64,6 +64,9 @@ pub enum ModelError {
 
 impl ModelError {
     pub(crate) fn invalid(file: &str, reason: impl std::fmt::Display) -> Self {
-        Self::Invalid { file: file.into(), reason: reason.to_string() }
+        Self::Invalid {
+            file: file.into(),
+            reason: reason.to_string(),
+        }
     }
 }

@@ -24,7 +24,12 @@ impl LinearLayer {
     ) -> Result<Self, ModelError> {
         let weight = builder.tensor(&format!("{name}.weight"), &[outputs, inputs], weight_kind)?;
         let bias = builder.tensor(&format!("{name}.bias"), &[outputs], bias_kind)?;
-        Ok(Self { weight, bias, inputs, outputs })
+        Ok(Self {
+            weight,
+            bias,
+            inputs,
+            outputs,
+        })
     }
 
     /// Queries, keys and values as one layer of three times the width. Whisper's keys have no bias.
@@ -40,7 +45,12 @@ impl LinearLayer {
             Piece::Zeros(width),
             Piece::Tensor(&v, &vector, Kind::Bias, Layout::Same),
         ])?;
-        Ok(Self { weight, bias, inputs: width, outputs: 3 * width })
+        Ok(Self {
+            weight,
+            bias,
+            inputs: width,
+            outputs: 3 * width,
+        })
     }
 
     pub(super) fn shape(&self, rows: usize) -> Linear {
@@ -59,7 +69,10 @@ impl LinearLayer {
         accumulate: bool,
     ) {
         let ([x], [y]) = arena.split(backend, [x], [y]);
-        let (weight, bias) = (parameters.value(backend, self.weight), parameters.value(backend, self.bias));
+        let (weight, bias) = (
+            parameters.value(backend, self.weight),
+            parameters.value(backend, self.bias),
+        );
         backend.linear(self.shape(rows), x, weight, Some(bias), y, accumulate);
     }
 
@@ -75,7 +88,14 @@ impl LinearLayer {
     ) {
         let ([dy], [dx]) = arena.split(backend, [dy], [dx]);
         if let Some(dbias) = parameters.gradient(backend, self.bias) {
-            backend.bias_backward(Rows { rows, cols: self.outputs }, dy, dbias);
+            backend.bias_backward(
+                Rows {
+                    rows,
+                    cols: self.outputs,
+                },
+                dy,
+                dbias,
+            );
         }
         backend.linear_backward_input(self.shape(rows), dy, parameters.value(backend, self.weight), dx, false);
     }
@@ -111,7 +131,10 @@ impl LayerNorm {
         statistics: Slot,
     ) {
         let ([x], [y, statistics]) = arena.split(backend, [x], [y, statistics]);
-        let (weight, bias) = (parameters.value(backend, self.weight), parameters.value(backend, self.bias));
+        let (weight, bias) = (
+            parameters.value(backend, self.weight),
+            parameters.value(backend, self.bias),
+        );
         backend.layer_norm(Rows { rows, cols: self.cols }, x, weight, bias, y, statistics);
     }
 

@@ -15,7 +15,7 @@ pub use config::{ModelConfig, Preset};
 pub use error::ModelError;
 pub use source::ModelFiles;
 pub use tensors::{Kind, NamedTensor, OperandId, Weights};
-pub use vocabulary::Vocabulary;
+pub use vocabulary::{Symbol, Vocabulary};
 pub use whisper::{Activations, Keep, Stem, WhisperCtc};
 
 use crate::engine::Backend;

@@ -47,20 +47,33 @@ impl ModelFiles {
             return Err(ModelError::NotADirectory(dir.to_path_buf()));
         }
         let read = |file: &str| -> Result<Vec<u8>, ModelError> {
-            let unreadable = |reason: String| ModelError::Unreadable { file: file.into(), reason };
+            let unreadable = |reason: String| ModelError::Unreadable {
+                file: file.into(),
+                reason,
+            };
             let path = dir.join(file);
-            let size = std::fs::metadata(&path).map_err(|error| unreadable(error.to_string()))?.len();
+            let size = std::fs::metadata(&path)
+                .map_err(|error| unreadable(error.to_string()))?
+                .len();
             if size > LARGEST_JSON {
-                return Err(unreadable(format!("it has {size} bytes, too many for a configuration file")));
+                return Err(unreadable(format!(
+                    "it has {size} bytes, too many for a configuration file"
+                )));
             }
             std::fs::read(&path).map_err(|error| unreadable(error.to_string()))
         };
         let config = read("config.json")?;
         let vocabulary = read("vocab.json")?;
-        let adaptation = if dir.join("adaptation.json").exists() { Some(read("adaptation.json")?.into()) } else { None };
+        let adaptation = if dir.join("adaptation.json").exists() {
+            Some(read("adaptation.json")?.into())
+        } else {
+            None
+        };
         let file = "model.safetensors";
-        let unreadable =
-            |error: std::io::Error| ModelError::Unreadable { file: file.into(), reason: error.to_string() };
+        let unreadable = |error: std::io::Error| ModelError::Unreadable {
+            file: file.into(),
+            reason: error.to_string(),
+        };
         let opened = std::fs::File::open(dir.join(file)).map_err(unreadable)?;
         // SAFETY: the map is only read. Another process that truncates the file meanwhile would fault, as with every
         // program that maps its weights; the values are copied out while loading, so the window is short.
@@ -79,7 +92,12 @@ impl ModelFiles {
     pub fn bundled() -> Result<Self, ModelError> {
         macro_rules! embedded {
             ($file:literal) => {
-                include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/whisper-tiny.en-ctc/", $file)).as_slice()
+                include_bytes!(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/models/whisper-tiny.en-ctc/",
+                    $file
+                ))
+                .as_slice()
             };
         }
         Ok(Self {

@@ -151,7 +151,12 @@ impl<'a> WeightsBuilder<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Result<Self, ModelError> {
         let checkpoint =
             SafeTensors::deserialize(bytes).map_err(|error| ModelError::invalid("model.safetensors", error))?;
-        Ok(Self { checkpoint, values: Vec::new(), operands: Vec::new(), tensors: Vec::new() })
+        Ok(Self {
+            checkpoint,
+            values: Vec::new(),
+            operands: Vec::new(),
+            tensors: Vec::new(),
+        })
     }
 
     /// One tensor as an operand.
@@ -186,16 +191,37 @@ impl<'a> WeightsBuilder<'a> {
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let view = self.checkpoint.tensor(name).map_err(|_| ModelError::MissingTensor(name.into()))?;
+        let view = self
+            .checkpoint
+            .tensor(name)
+            .map_err(|_| ModelError::MissingTensor(name.into()))?;
         if view.shape() != shape {
-            return Err(ModelError::Shape { name: name.into(), found: view.shape().to_vec(), expected: shape.to_vec() });
+            return Err(ModelError::Shape {
+                name: name.into(),
+                found: view.shape().to_vec(),
+                expected: shape.to_vec(),
+            });
         }
         let data = view.data();
         let values: Vec<f32> = match view.dtype() {
-            Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => data.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            Dtype::BF16 => data.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            other => return Err(ModelError::Type { name: name.into(), found: format!("{other:?}") }),
+            Dtype::F32 => data
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect(),
+            Dtype::F16 => data
+                .chunks_exact(2)
+                .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
+                .collect(),
+            Dtype::BF16 => data
+                .chunks_exact(2)
+                .map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32())
+                .collect(),
+            other => {
+                return Err(ModelError::Type {
+                    name: name.into(),
+                    found: format!("{other:?}"),
+                });
+            }
         };
         if values.iter().any(|value| !value.is_finite()) {
             return Err(ModelError::NotFinite(name.into()));
@@ -207,6 +233,10 @@ impl<'a> WeightsBuilder<'a> {
     pub(super) fn finish<B: Backend>(self, backend: &B) -> Result<Weights<B>, ModelError> {
         let mut buffer = backend.zeros(self.values.len())?;
         backend.upload(&self.values, backend.view_mut(&mut buffer, 0..self.values.len()));
-        Ok(Weights { buffer, operands: self.operands, tensors: self.tensors })
+        Ok(Weights {
+            buffer,
+            operands: self.operands,
+            tensors: self.tensors,
+        })
     }
 }

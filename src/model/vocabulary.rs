@@ -28,7 +28,10 @@ impl Vocabulary {
         let map: BTreeMap<String, usize> = serde_json::from_slice(bytes).map_err(|e| ModelError::invalid(file, e))?;
         if map.len() != size {
             let found = map.len();
-            return Err(ModelError::invalid(file, format!("it has {found} symbols, but config.json says {size}")));
+            return Err(ModelError::invalid(
+                file,
+                format!("it has {found} symbols, but config.json says {size}"),
+            ));
         }
         let mut symbols = vec![None; size];
         for (text, index) in map {
@@ -42,11 +45,17 @@ impl Vocabulary {
                 _ => Symbol::Text(text),
             };
             if place.replace(symbol).is_some() {
-                return Err(ModelError::invalid(file, format!("index {index} stands for two symbols")));
+                return Err(ModelError::invalid(
+                    file,
+                    format!("index {index} stands for two symbols"),
+                ));
             }
         }
         // As many distinct indices below `size` as symbols: every place is filled.
-        Ok(Self { symbols: symbols.into_iter().flatten().collect(), blank })
+        Ok(Self {
+            symbols: symbols.into_iter().flatten().collect(),
+            blank,
+        })
     }
 
     /// What the symbol of this index means. Panics outside the vocabulary.
@@ -81,8 +90,18 @@ mod tests {
         assert_eq!(vocabulary.symbol(0), &Symbol::Silent);
         assert_eq!(vocabulary.symbol(1), &Symbol::Boundary);
         assert_eq!(vocabulary.symbol(2), &Symbol::Text("A".into()));
-        for bad in [&br#"{"<pad>": 0, "|": 1}"#[..], br#"{"a": 0, "b": 0, "c": 1}"#, br#"{"a": 0, "b": 1, "c": 9}"#, b"[]", b"{"] {
-            assert!(Vocabulary::parse(bad, 3, 0).is_err(), "{}", String::from_utf8_lossy(bad));
+        for bad in [
+            &br#"{"<pad>": 0, "|": 1}"#[..],
+            br#"{"a": 0, "b": 0, "c": 1}"#,
+            br#"{"a": 0, "b": 1, "c": 9}"#,
+            b"[]",
+            b"{",
+        ] {
+            assert!(
+                Vocabulary::parse(bad, 3, 0).is_err(),
+                "{}",
+                String::from_utf8_lossy(bad)
+            );
         }
     }
 }

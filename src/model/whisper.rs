@@ -7,13 +7,14 @@ use super::layers::{LayerNorm, LinearLayer};
 use super::tensors::{Kind, Layout, Piece, WeightsBuilder};
 use super::{ModelConfig, ModelError, OperandId, Parameters, Weights};
 use crate::engine::{Arena, ArenaPlan, Attention, Backend, Conv1d, Linear, Rows, Slot};
+use std::sync::Arc;
 
 const KERNEL: usize = 3;
 
 /// The architecture: which operand is what.
 pub struct WhisperCtc<B: Backend> {
     config: ModelConfig,
-    weights: Weights<B>,
+    weights: Arc<Weights<B>>,
     conv1: Convolution,
     conv2: Convolution,
     positions: OperandId,
@@ -128,14 +129,22 @@ impl<B: Backend> WhisperCtc<B> {
             let (weight, bias) = (format!("encoder.{name}.weight"), format!("encoder.{name}.bias"));
             let shape = [d, c_in, KERNEL];
             Ok(Convolution {
-                weight: builder.operand(&[Piece::Tensor(&weight, &shape, Kind::FeatureWeight, Layout::ChannelsLast)])?,
+                weight: builder.operand(&[Piece::Tensor(
+                    &weight,
+                    &shape,
+                    Kind::FeatureWeight,
+                    Layout::ChannelsLast,
+                )])?,
                 bias: builder.tensor(&bias, &[d], Kind::FeatureBias)?,
             })
         };
         let conv1 = conv(&mut builder, "conv1", bands)?;
         let conv2 = conv(&mut builder, "conv2", d)?;
-        let positions =
-            builder.tensor("encoder.embed_positions.weight", &[config.max_source_positions, d], Kind::Fixed)?;
+        let positions = builder.tensor(
+            "encoder.embed_positions.weight",
+            &[config.max_source_positions, d],
+            Kind::Fixed,
+        )?;
         let mut layers = Vec::with_capacity(config.encoder_layers);
         for index in 0..config.encoder_layers {
             let name = format!("encoder.layers.{index}");
@@ -154,8 +163,17 @@ impl<B: Backend> WhisperCtc<B> {
         }
         let final_norm = LayerNorm::load(&mut builder, "encoder.layer_norm", d)?;
         let head = LinearLayer::load(&mut builder, "ctc_head", d, config.vocab_size, Kind::Fixed, Kind::Fixed)?;
-        let weights = builder.finish(backend)?;
-        Ok(Self { config, weights, conv1, conv2, positions, layers, final_norm, head })
+        let weights = Arc::new(builder.finish(backend)?);
+        Ok(Self {
+            config,
+            weights,
+            conv1,
+            conv2,
+            positions,
+            layers,
+            final_norm,
+            head,
+        })
     }
 
     /// The configuration.
@@ -164,7 +182,7 @@ impl<B: Backend> WhisperCtc<B> {
     }
 
     /// The source model's tensors.
-    pub fn weights(&self) -> &Weights<B> {
+    pub fn weights(&self) -> &Arc<Weights<B>> {
         &self.weights
     }
 
@@ -176,10 +194,26 @@ impl<B: Backend> WhisperCtc<B> {
     /// Lays out the activations of an input of `frames` log-mel frames (at least 1, at most [`Self::most_frames`]).
     pub fn plan(&self, backend: &B, frames: usize, keep: Keep) -> (ArenaPlan, Activations) {
         assert!((1..=self.most_frames()).contains(&frames), "{frames} frames");
-        let (d, bands, ffn) = (self.config.d_model, self.config.num_mel_bins, self.config.encoder_ffn_dim);
+        let (d, bands, ffn) = (
+            self.config.d_model,
+            self.config.num_mel_bins,
+            self.config.encoder_ffn_dim,
+        );
         let padded_frames = frames + 2;
-        let conv1_shape = Conv1d { padded_frames, c_in: bands, c_out: d, kernel: KERNEL, stride: 1 };
-        let conv2_shape = Conv1d { padded_frames, c_in: d, c_out: d, kernel: KERNEL, stride: 2 };
+        let conv1_shape = Conv1d {
+            padded_frames,
+            c_in: bands,
+            c_out: d,
+            kernel: KERNEL,
+            stride: 1,
+        };
+        let conv2_shape = Conv1d {
+            padded_frames,
+            c_in: d,
+            c_out: d,
+            kernel: KERNEL,
+            stride: 2,
+        };
         let outputs = conv2_shape.out_frames();
         let attention = self.attention_shape(outputs);
         let mut plan = ArenaPlan::default();
@@ -208,7 +242,11 @@ impl<B: Backend> WhisperCtc<B> {
             conv1_pre: plan.slot(frames * d),
             conv1_out: plan.slot(padded_frames * d),
             conv2_pre: plan.slot(outputs * d),
-            final_input: if keep == Keep::All { plan.slot(outputs * d) } else { layers[0].input },
+            final_input: if keep == Keep::All {
+                plan.slot(outputs * d)
+            } else {
+                layers[0].input
+            },
             layers,
             final_statistics: plan.slot(outputs * 2),
             logits: plan.slot(outputs * self.config.vocab_size),
@@ -252,16 +290,36 @@ impl<B: Backend> WhisperCtc<B> {
         for (index, (layer, slots)) in self.layers.iter().zip(&a.layers).enumerate() {
             let next = a.layers.get(index + 1).map_or(a.final_input, |next| next.input);
             let (normed, statistics) = (a.normed, slots.attention_statistics);
-            layer.attention_norm.forward(backend, parameters, arena, rows, slots.input, normed, statistics);
-            layer.qkv.forward(backend, parameters, arena, rows, normed, slots.qkv, false);
+            layer
+                .attention_norm
+                .forward(backend, parameters, arena, rows, slots.input, normed, statistics);
+            layer
+                .qkv
+                .forward(backend, parameters, arena, rows, normed, slots.qkv, false);
             let writes = [slots.attention_out, slots.log_sum_exp, a.attention_scratch];
             let ([qkv], [out, log_sum_exp, scratch]) = arena.split(backend, [slots.qkv], writes);
             backend.attention(self.attention_shape(rows), qkv, out, log_sum_exp, scratch);
             let ([input], [middle]) = arena.split(backend, [slots.input], [slots.middle]);
             backend.copy(input, middle);
-            layer.out.forward(backend, parameters, arena, rows, slots.attention_out, slots.middle, true);
+            layer.out.forward(
+                backend,
+                parameters,
+                arena,
+                rows,
+                slots.attention_out,
+                slots.middle,
+                true,
+            );
 
-            layer.ffn_norm.forward(backend, parameters, arena, rows, slots.middle, normed, slots.ffn_statistics);
+            layer.ffn_norm.forward(
+                backend,
+                parameters,
+                arena,
+                rows,
+                slots.middle,
+                normed,
+                slots.ffn_statistics,
+            );
             let ([normed], [pre, wide]) = arena.split(backend, [normed], [slots.fc1_pre, a.wide]);
             let weight = parameters.value(backend, layer.fc1.weight);
             let bias = parameters.value(backend, layer.fc1.bias);
@@ -271,8 +329,17 @@ impl<B: Backend> WhisperCtc<B> {
             layer.fc2.forward(backend, parameters, arena, rows, a.wide, next, true);
         }
         debug_assert_eq!(a.final_input.len, rows * d);
-        self.final_norm.forward(backend, parameters, arena, rows, a.final_input, a.normed, a.final_statistics);
-        self.head.forward(backend, parameters, arena, rows, a.normed, a.logits, false);
+        self.final_norm.forward(
+            backend,
+            parameters,
+            arena,
+            rows,
+            a.final_input,
+            a.normed,
+            a.final_statistics,
+        );
+        self.head
+            .forward(backend, parameters, arena, rows, a.normed, a.logits, false);
     }
 
     fn forward_stem(&self, backend: &B, parameters: &impl Parameters<B>, arena: &mut Arena<B>, a: &Activations) {
@@ -280,10 +347,24 @@ impl<B: Backend> WhisperCtc<B> {
         let value = |id| parameters.value(backend, id);
         let conv1_inner = a.conv1_out.part(d, a.frames * d);
         let ([x], [pre, y]) = arena.split(backend, [a.input], [a.conv1_pre, conv1_inner]);
-        backend.conv1d_gelu(a.conv1_shape, x, value(self.conv1.weight), value(self.conv1.bias), pre, y);
+        backend.conv1d_gelu(
+            a.conv1_shape,
+            x,
+            value(self.conv1.weight),
+            value(self.conv1.bias),
+            pre,
+            y,
+        );
         let stream = a.layers[0].input;
         let ([x], [pre, y]) = arena.split(backend, [a.conv1_out], [a.conv2_pre, stream]);
-        backend.conv1d_gelu(a.conv2_shape, x, value(self.conv2.weight), value(self.conv2.bias), pre, y);
+        backend.conv1d_gelu(
+            a.conv2_shape,
+            x,
+            value(self.conv2.weight),
+            value(self.conv2.bias),
+            pre,
+            y,
+        );
         // The position table is longer than the utterance: its first rows are the ones needed.
         backend.add_prefix(value(self.positions), arena.view_mut(backend, stream));
     }
@@ -308,7 +389,8 @@ impl<B: Backend> WhisperCtc<B> {
         let below = |stage: usize| lowest < stage;
         let saved = (a.final_input, a.final_statistics);
         let input = below(self.final_stage()).then_some((a.stream, false));
-        self.final_norm.backward(backend, parameters, arena, rows, saved, a.normed, input);
+        self.final_norm
+            .backward(backend, parameters, arena, rows, saved, a.normed, input);
 
         for (index, (layer, slots)) in self.layers.iter().zip(&a.layers).enumerate().rev() {
             let (ffn_stage, attention_stage) = (ffn_stage(index), attention_stage(index));
@@ -322,12 +404,16 @@ impl<B: Backend> WhisperCtc<B> {
             layer.fc1.backward(backend, parameters, arena, rows, a.wide, a.normed);
             let saved = (slots.middle, slots.ffn_statistics);
             let input = below(ffn_stage).then_some((a.stream, true));
-            layer.ffn_norm.backward(backend, parameters, arena, rows, saved, a.normed, input);
+            layer
+                .ffn_norm
+                .backward(backend, parameters, arena, rows, saved, a.normed, input);
             if lowest > attention_stage {
                 return;
             }
             // Attention: stream → out → heads → qkv → norm, and the residual joins.
-            layer.out.backward(backend, parameters, arena, rows, a.stream, a.dattention);
+            layer
+                .out
+                .backward(backend, parameters, arena, rows, a.stream, a.dattention);
             let reads = [slots.qkv, slots.attention_out, slots.log_sum_exp, a.dattention];
             let ([qkv, out, log_sum_exp, dout], [dqkv, scratch]) =
                 arena.split(backend, reads, [a.dqkv, a.attention_scratch]);
@@ -335,7 +421,9 @@ impl<B: Backend> WhisperCtc<B> {
             layer.qkv.backward(backend, parameters, arena, rows, a.dqkv, a.normed);
             let saved = (slots.input, slots.attention_statistics);
             let input = below(attention_stage).then_some((a.stream, true));
-            layer.attention_norm.backward(backend, parameters, arena, rows, saved, a.normed, input);
+            layer
+                .attention_norm
+                .backward(backend, parameters, arena, rows, saved, a.normed, input);
         }
         if lowest <= CONV2_STAGE {
             self.backward_stem(backend, parameters, arena, a, lowest);
@@ -353,7 +441,8 @@ impl<B: Backend> WhisperCtc<B> {
         let d = self.config.d_model;
         let ([pre], [stream]) = arena.split(backend, [a.conv2_pre], [a.stream]);
         backend.gelu_backward(pre, stream);
-        self.conv2.backward_parameters(backend, parameters, arena, a.conv2_shape, a.conv1_out, a.stream);
+        self.conv2
+            .backward_parameters(backend, parameters, arena, a.conv2_shape, a.conv1_out, a.stream);
         if lowest < CONV2_STAGE {
             let ([dpre], [dx]) = arena.split(backend, [a.stream], [a.dconv1]);
             let weight = parameters.value(backend, self.conv2.weight);
@@ -361,13 +450,18 @@ impl<B: Backend> WhisperCtc<B> {
             let inner = a.dconv1.part(d, a.frames * d);
             let ([pre], [inner_gradient]) = arena.split(backend, [a.conv1_pre], [inner]);
             backend.gelu_backward(pre, inner_gradient);
-            self.conv1.backward_parameters(backend, parameters, arena, a.conv1_shape, a.input, inner);
+            self.conv1
+                .backward_parameters(backend, parameters, arena, a.conv1_shape, a.input, inner);
         }
     }
 
     fn attention_shape(&self, frames: usize) -> Attention {
         let heads = self.config.encoder_attention_heads;
-        Attention { frames, heads, head_dim: self.config.d_model / heads }
+        Attention {
+            frames,
+            heads,
+            head_dim: self.config.d_model / heads,
+        }
     }
 
     fn final_stage(&self) -> usize {
@@ -426,7 +520,14 @@ impl Convolution {
             backend.conv1d_backward_weight(shape, x, dpre, dweight);
         }
         if let Some(dbias) = parameters.gradient(backend, self.bias) {
-            backend.bias_backward(Rows { rows: shape.out_frames(), cols: shape.c_out }, dpre, dbias);
+            backend.bias_backward(
+                Rows {
+                    rows: shape.out_frames(),
+                    cols: shape.c_out,
+                },
+                dpre,
+                dbias,
+            );
         }
     }
 }

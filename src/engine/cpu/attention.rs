@@ -32,7 +32,11 @@ fn softmax_body<L: Lanes>(row: &mut [f32]) -> f32 {
     let mut highest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for chunk in chunks {
         for lane in 0..WIDTH {
-            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+            lanes[lane] = if chunk[lane] > lanes[lane] {
+                chunk[lane]
+            } else {
+                lanes[lane]
+            };
         }
     }
     for lane in lanes {
@@ -98,7 +102,10 @@ pub(super) fn forward(
     scratch: &mut [f32],
 ) {
     let (frames, width, dim) = (shape.frames, shape.width(), shape.head_dim);
-    assert_eq!((qkv.len(), out.len(), log_sum_exp.len()), (frames * 3 * width, frames * width, frames * shape.heads));
+    assert_eq!(
+        (qkv.len(), out.len(), log_sum_exp.len()),
+        (frames * 3 * width, frames * width, frames * shape.heads)
+    );
     let block = block_rows(frames);
     let blocks = frames.div_ceil(block);
     let (out, log_sum_exp, scratch) = (Shared::new(out), Shared::new(log_sum_exp), Shared::new(scratch));
@@ -123,7 +130,11 @@ pub(super) fn forward(
         // SAFETY: a head's columns of the block's rows belong to this unit alone.
         unsafe {
             let start = out.matrix(first * width + head * dim, rows, dim, width);
-            let target = Target { start, stride: width, accumulate: false };
+            let target = Target {
+                start,
+                stride: width,
+                accumulate: false,
+            };
             product(rows, dim, frames, 1.0, Matrix::rows(scores, frames), v, target);
         }
     });
@@ -153,16 +164,37 @@ pub(super) fn backward(
             let base = slot * 2 * size;
             // SAFETY: a thread slot's scratch is its own; the two halves are disjoint.
             let (scores, dscores) = unsafe {
-                (scratch.stretch(base..base + rows * frames), scratch.stretch(base + size..base + size + rows * frames))
+                (
+                    scratch.stretch(base..base + rows * frames),
+                    scratch.stretch(base + size..base + size + rows * frames),
+                )
             };
             let q = part(qkv, shape, 0, head, first);
             let k = part(qkv, shape, 1, head, 0);
             let v = part(qkv, shape, 2, head, 0);
             let dout_block = &dout[first * width + head * dim..];
             let k_transposed = Matrix::transposed(k, 3 * width);
-            product_into(rows, frames, dim, scale, Matrix::rows(q, 3 * width), k_transposed, scores, false);
+            product_into(
+                rows,
+                frames,
+                dim,
+                scale,
+                Matrix::rows(q, 3 * width),
+                k_transposed,
+                scores,
+                false,
+            );
             let v_transposed = Matrix::transposed(v, 3 * width);
-            product_into(rows, frames, dim, 1.0, Matrix::rows(dout_block, width), v_transposed, dscores, false);
+            product_into(
+                rows,
+                frames,
+                dim,
+                1.0,
+                Matrix::rows(dout_block, width),
+                v_transposed,
+                dscores,
+                false,
+            );
             for row in 0..rows {
                 let at = (first + row) * width + head * dim;
                 let row_term = dot(&dout[at..at + dim], &out[at..at + dim]);
@@ -176,13 +208,41 @@ pub(super) fn backward(
             // SAFETY: this head's columns of dQ, dK and dV belong to this unit alone.
             unsafe {
                 let start = dqkv.matrix(first * stride + head * dim, rows, dim, stride);
-                let target = Target { start, stride, accumulate: false };
-                product(rows, dim, frames, scale, Matrix::rows(dscores, frames), Matrix::rows(k, stride), target);
+                let target = Target {
+                    start,
+                    stride,
+                    accumulate: false,
+                };
+                product(
+                    rows,
+                    dim,
+                    frames,
+                    scale,
+                    Matrix::rows(dscores, frames),
+                    Matrix::rows(k, stride),
+                    target,
+                );
                 let start = dqkv.matrix(width + head * dim, frames, dim, stride);
-                let target = Target { start, stride, accumulate };
-                product(frames, dim, rows, scale, Matrix::transposed(dscores, frames), Matrix::rows(q, stride), target);
+                let target = Target {
+                    start,
+                    stride,
+                    accumulate,
+                };
+                product(
+                    frames,
+                    dim,
+                    rows,
+                    scale,
+                    Matrix::transposed(dscores, frames),
+                    Matrix::rows(q, stride),
+                    target,
+                );
                 let start = dqkv.matrix(2 * width + head * dim, frames, dim, stride);
-                let target = Target { start, stride, accumulate };
+                let target = Target {
+                    start,
+                    stride,
+                    accumulate,
+                };
                 let (p, dout) = (Matrix::transposed(scores, frames), Matrix::rows(dout_block, width));
                 product(frames, dim, rows, 1.0, p, dout, target);
             }

@@ -10,8 +10,16 @@ use crate::engine::{Conv1d, Linear};
 /// The view's rows overlap, so one product over all taps would add to one place from two rows. Tap by tap they do
 /// not: tap k of output row t is input row `t * stride + k`.
 pub(super) fn backward_input(backend: &CpuBackend, shape: Conv1d, dpre: &[f32], weight: &[f32], dx: &mut [f32]) {
-    assert_eq!(dx.len(), shape.padded_frames * shape.c_in, "input gradient of {shape:?}");
-    assert_eq!(weight.len(), shape.c_out * shape.kernel * shape.c_in, "weight of {shape:?}");
+    assert_eq!(
+        dx.len(),
+        shape.padded_frames * shape.c_in,
+        "input gradient of {shape:?}"
+    );
+    assert_eq!(
+        weight.len(),
+        shape.c_out * shape.kernel * shape.c_in,
+        "weight of {shape:?}"
+    );
     dx.fill(0.0);
     let tap_shape = Linear {
         rows: shape.out_frames(),

@@ -14,7 +14,11 @@ const EPSILON: f32 = 1e-5;
 #[inline(always)]
 fn forward_body<L: Lanes>(x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32], statistics: &mut [f32]) {
     let cols = weight.len();
-    for ((x, y), statistics) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).zip(statistics.chunks_exact_mut(2)) {
+    for ((x, y), statistics) in x
+        .chunks_exact(cols)
+        .zip(y.chunks_exact_mut(cols))
+        .zip(statistics.chunks_exact_mut(2))
+    {
         let mean = sum_body(x) / cols as f32;
         // Centred first: E[x²] - μ² would cancel where a channel's offset is large.
         for (y, x) in y.iter_mut().zip(x) {
@@ -44,13 +48,21 @@ pub(super) fn forward(
     statistics: &mut [f32],
 ) {
     let cols = shape.cols;
-    assert_eq!((x.len(), y.len(), statistics.len()), (shape.rows * cols, shape.rows * cols, shape.rows * 2));
+    assert_eq!(
+        (x.len(), y.len(), statistics.len()),
+        (shape.rows * cols, shape.rows * cols, shape.rows * 2)
+    );
     assert_eq!((weight.len(), bias.len()), (cols, cols));
     let (y, statistics) = (Shared::new(y), Shared::new(statistics));
     backend.run_parts(shape.rows, 16, |rows| {
         let range = rows.start * cols..rows.end * cols;
         // SAFETY: parts are disjoint.
-        let (y, statistics) = unsafe { (y.stretch(range.clone()), statistics.stretch(rows.start * 2..rows.end * 2)) };
+        let (y, statistics) = unsafe {
+            (
+                y.stretch(range.clone()),
+                statistics.stretch(rows.start * 2..rows.end * 2),
+            )
+        };
         forward_rows(&x[range], weight, bias, y, statistics);
     });
 }
@@ -65,7 +77,10 @@ fn backward_input_body<L: Lanes>(
     accumulate: bool,
 ) {
     let cols = weight.len();
-    let rows = x.chunks_exact(cols).zip(statistics.chunks_exact(2)).zip(dy.chunks_exact(cols));
+    let rows = x
+        .chunks_exact(cols)
+        .zip(statistics.chunks_exact(2))
+        .zip(dy.chunks_exact(cols));
     for (((x, statistics), dy), dx) in rows.zip(dx.chunks_exact_mut(cols)) {
         let (mean, inverse) = (statistics[0], statistics[1]);
         let (mut sum, mut sum_normalised) = ([0.0f32; 16], [0.0f32; 16]);
@@ -125,7 +140,10 @@ pub(super) fn backward_input(
     accumulate: bool,
 ) {
     let cols = shape.cols;
-    assert_eq!((x.len(), dy.len(), dx.len()), (shape.rows * cols, shape.rows * cols, shape.rows * cols));
+    assert_eq!(
+        (x.len(), dy.len(), dx.len()),
+        (shape.rows * cols, shape.rows * cols, shape.rows * cols)
+    );
     assert_eq!((weight.len(), statistics.len()), (cols, shape.rows * 2));
     let dx = Shared::new(dx);
     backend.run_parts(shape.rows, 16, |rows| {
@@ -146,7 +164,11 @@ fn backward_weight_body<L: Lanes>(
     part: Range<usize>,
     dweight: &mut [f32],
 ) {
-    for ((x, statistics), dy) in x.chunks_exact(cols).zip(statistics.chunks_exact(2)).zip(dy.chunks_exact(cols)) {
+    for ((x, statistics), dy) in x
+        .chunks_exact(cols)
+        .zip(statistics.chunks_exact(2))
+        .zip(dy.chunks_exact(cols))
+    {
         let (mean, inverse) = (statistics[0], statistics[1]);
         for ((dweight, x), dy) in dweight.iter_mut().zip(&x[part.clone()]).zip(&dy[part.clone()]) {
             *dweight = L::mul_add(*dy, (x - mean) * inverse, *dweight);
@@ -176,7 +198,10 @@ pub(super) fn backward_parameters(
     dweight: Option<&mut [f32]>,
     dbias: Option<&mut [f32]>,
 ) {
-    assert_eq!((x.len(), dy.len(), statistics.len()), (shape.rows * shape.cols, shape.rows * shape.cols, shape.rows * 2));
+    assert_eq!(
+        (x.len(), dy.len(), statistics.len()),
+        (shape.rows * shape.cols, shape.rows * shape.cols, shape.rows * 2)
+    );
     if let Some(dweight) = dweight {
         assert_eq!(dweight.len(), shape.cols);
         let dweight = Shared::new(dweight);

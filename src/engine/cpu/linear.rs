@@ -18,9 +18,19 @@ struct Tile {
 /// columns the whole input, so the longer side is the cheaper to share out.
 fn for_tiles(backend: &CpuBackend, rows: usize, cols: usize, task: impl Fn(Tile) + Sync) {
     if rows > cols {
-        backend.run_parts(rows, 8, |part| task(Tile { rows: part, cols: 0..cols }));
+        backend.run_parts(rows, 8, |part| {
+            task(Tile {
+                rows: part,
+                cols: 0..cols,
+            })
+        });
     } else {
-        backend.run_parts(cols, 16, |part| task(Tile { rows: 0..rows, cols: part }));
+        backend.run_parts(cols, 16, |part| {
+            task(Tile {
+                rows: 0..rows,
+                cols: part,
+            })
+        });
     }
 }
 
@@ -34,8 +44,25 @@ fn forward_tile(shape: Linear, x: &[f32], weight: &[f32], y: &Shared<'_>, tile: 
     let weight = Matrix::transposed(&weight[tile.cols.start * shape.inputs..], shape.inputs);
     // SAFETY: tiles are disjoint.
     unsafe {
-        let start = y.matrix(tile.rows.start * shape.outputs + tile.cols.start, rows, cols, shape.outputs);
-        product(rows, cols, shape.inputs, 1.0, x, weight, Target { start, stride: shape.outputs, accumulate });
+        let start = y.matrix(
+            tile.rows.start * shape.outputs + tile.cols.start,
+            rows,
+            cols,
+            shape.outputs,
+        );
+        product(
+            rows,
+            cols,
+            shape.inputs,
+            1.0,
+            x,
+            weight,
+            Target {
+                start,
+                stride: shape.outputs,
+                accumulate,
+            },
+        );
     }
 }
 
@@ -121,8 +148,25 @@ pub(super) fn backward_input_tap(
         let weight = Matrix::rows(&weight[tile.cols.start..], weight_stride);
         // SAFETY: tiles are disjoint, and rows do not overlap.
         unsafe {
-            let start = dx.matrix(tile.rows.start * shape.x_stride + tile.cols.start, rows, cols, shape.x_stride);
-            product(rows, cols, shape.outputs, 1.0, dy, weight, Target { start, stride: shape.x_stride, accumulate });
+            let start = dx.matrix(
+                tile.rows.start * shape.x_stride + tile.cols.start,
+                rows,
+                cols,
+                shape.x_stride,
+            );
+            product(
+                rows,
+                cols,
+                shape.outputs,
+                1.0,
+                dy,
+                weight,
+                Target {
+                    start,
+                    stride: shape.x_stride,
+                    accumulate,
+                },
+            );
         }
     });
 }
@@ -140,8 +184,25 @@ pub(super) fn backward_weight(backend: &CpuBackend, shape: Linear, x: &[f32], dy
         let x = Matrix::rows(&x[tile.cols.start..], shape.x_stride);
         // SAFETY: tiles are disjoint.
         unsafe {
-            let start = dweight.matrix(tile.rows.start * shape.inputs + tile.cols.start, rows, cols, shape.inputs);
-            product(rows, cols, shape.rows, 1.0, dy, x, Target { start, stride: shape.inputs, accumulate: true });
+            let start = dweight.matrix(
+                tile.rows.start * shape.inputs + tile.cols.start,
+                rows,
+                cols,
+                shape.inputs,
+            );
+            product(
+                rows,
+                cols,
+                shape.rows,
+                1.0,
+                dy,
+                x,
+                Target {
+                    start,
+                    stride: shape.inputs,
+                    accumulate: true,
+                },
+            );
         }
     });
 }

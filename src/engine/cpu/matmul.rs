@@ -14,18 +14,30 @@ pub(super) struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// Row-major, `stride` values from row to row.
     pub(super) fn rows(values: &'a [f32], stride: usize) -> Self {
-        Self { values, row_stride: stride, col_stride: 1 }
+        Self {
+            values,
+            row_stride: stride,
+            col_stride: 1,
+        }
     }
 
     /// The transpose of a row-major matrix.
     pub(super) fn transposed(values: &'a [f32], stride: usize) -> Self {
-        Self { values, row_stride: 1, col_stride: stride }
+        Self {
+            values,
+            row_stride: 1,
+            col_stride: stride,
+        }
     }
 
     fn check(&self, rows: usize, cols: usize) {
         if rows > 0 && cols > 0 {
             let last = (rows - 1) * self.row_stride + (cols - 1) * self.col_stride;
-            assert!(last < self.values.len(), "a {rows}x{cols} matrix is outside {} values", self.values.len());
+            assert!(
+                last < self.values.len(),
+                "a {rows}x{cols} matrix is outside {} values",
+                self.values.len()
+            );
         }
     }
 }
@@ -89,7 +101,21 @@ pub(super) fn product_into(
 ) {
     assert!(c.len() >= m * n, "product of {m}x{n} into {} values", c.len());
     // SAFETY: the slice holds m rows of n values and is borrowed mutably.
-    unsafe { product(m, n, k, scale, a, b, Target { start: c.as_mut_ptr(), stride: n, accumulate }) }
+    unsafe {
+        product(
+            m,
+            n,
+            k,
+            scale,
+            a,
+            b,
+            Target {
+                start: c.as_mut_ptr(),
+                stride: n,
+                accumulate,
+            },
+        )
+    }
 }
 
 /// Measured f32 matrix-product rate in GFLOP/s on a square of `size`, the best of `repeats`, split as the layers are.
@@ -107,7 +133,11 @@ pub fn measured_gflops(backend: &CpuBackend, size: usize, repeats: usize) -> f64
                 unsafe {
                     let start = shared.matrix(rows.start * size, rows.len(), size, size);
                     let part = Matrix::rows(&a[rows.start * size..], size);
-                    let target = Target { start, stride: size, accumulate: false };
+                    let target = Target {
+                        start,
+                        stride: size,
+                        accumulate: false,
+                    };
                     product(rows.len(), size, size, 1.0, part, Matrix::rows(&b, size), target);
                 }
             });

@@ -34,7 +34,10 @@ impl CpuBackend {
                 .num_threads(threads)
                 .thread_name(|index| format!("aurist-{index}"))
                 .build()
-                .map_err(|error| EngineError::Threads { threads, reason: error.to_string() })?;
+                .map_err(|error| EngineError::Threads {
+                    threads,
+                    reason: error.to_string(),
+                })?;
             Some(pool)
         };
         Ok(Self { threads, pool })
@@ -70,9 +73,10 @@ impl Backend for CpuBackend {
 
     fn zeros(&self, len: usize) -> Result<Vec<f32>, EngineError> {
         let mut buffer = Vec::new();
-        buffer
-            .try_reserve_exact(len)
-            .map_err(|_| EngineError::OutOfMemory { device: "computer".into(), bytes: len.saturating_mul(4) })?;
+        buffer.try_reserve_exact(len).map_err(|_| EngineError::OutOfMemory {
+            device: "computer".into(),
+            bytes: len.saturating_mul(4),
+        })?;
         buffer.resize(len, 0.0);
         Ok(buffer)
     }
@@ -97,10 +101,22 @@ impl Backend for CpuBackend {
     ) -> ([&'a [f32]; R], [&'a mut [f32]; W]) {
         let overlap = |a: &Slot, b: &Slot| a.offset < b.offset + b.len && b.offset < a.offset + a.len;
         for (index, write) in writes.iter().enumerate() {
-            assert!(!reads.iter().any(|read| overlap(read, write)), "a slot is read and written at once");
-            assert!(!writes[..index].iter().any(|other| overlap(other, write)), "two written slots overlap");
+            assert!(
+                !reads.iter().any(|read| overlap(read, write)),
+                "a slot is read and written at once"
+            );
+            assert!(
+                !writes[..index].iter().any(|other| overlap(other, write)),
+                "two written slots overlap"
+            );
         }
-        assert!(reads.iter().chain(&writes).all(|slot| slot.offset + slot.len <= buffer.len()), "slot outside the arena");
+        assert!(
+            reads
+                .iter()
+                .chain(&writes)
+                .all(|slot| slot.offset + slot.len <= buffer.len()),
+            "slot outside the arena"
+        );
         let start = buffer.as_mut_ptr();
         // SAFETY: every slot lies inside the buffer, no written slot overlaps another slot, and the buffer stays
         // mutably borrowed for as long as the parts live.
@@ -132,15 +148,7 @@ impl Backend for CpuBackend {
         simd::all_finite(values)
     }
 
-    fn linear(
-        &self,
-        shape: Linear,
-        x: &[f32],
-        weight: &[f32],
-        bias: Option<&[f32]>,
-        y: &mut [f32],
-        accumulate: bool,
-    ) {
+    fn linear(&self, shape: Linear, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32], accumulate: bool) {
         linear::forward(self, shape, x, weight, bias, y, accumulate);
     }
 
@@ -201,14 +209,7 @@ impl Backend for CpuBackend {
         attention::scratch(self, shape)
     }
 
-    fn attention(
-        &self,
-        shape: Attention,
-        qkv: &[f32],
-        out: &mut [f32],
-        log_sum_exp: &mut [f32],
-        scratch: &mut [f32],
-    ) {
+    fn attention(&self, shape: Attention, qkv: &[f32], out: &mut [f32], log_sum_exp: &mut [f32], scratch: &mut [f32]) {
         attention::forward(self, shape, qkv, out, log_sum_exp, scratch);
     }
 
@@ -229,13 +230,7 @@ impl Backend for CpuBackend {
         simd::add(&x[..y.len()], y);
     }
 
-    fn entropy_mcc(
-        &self,
-        terms: &ObjectiveTerms,
-        shape: Rows,
-        logits: &[f32],
-        dlogits: &mut [f32],
-    ) -> ObjectiveValue {
+    fn entropy_mcc(&self, terms: &ObjectiveTerms, shape: Rows, logits: &[f32], dlogits: &mut [f32]) -> ObjectiveValue {
         objective::entropy_mcc(terms, shape, logits, dlogits)
     }
 

@@ -39,7 +39,13 @@ pub(super) fn entropy_mcc(terms: &ObjectiveTerms, shape: Rows, logits: &[f32], d
     let entropy = if non_blank_frames == 0 {
         0.0
     } else {
-        entropies.iter().zip(&non_blank).filter(|(_, is)| **is).map(|(h, _)| h).sum::<f64>() / non_blank_frames as f64
+        entropies
+            .iter()
+            .zip(&non_blank)
+            .filter(|(_, is)| **is)
+            .map(|(h, _)| h)
+            .sum::<f64>()
+            / non_blank_frames as f64
     };
 
     let raw: Vec<f64> = entropies.iter().map(|h| 1.0 + (-h).exp()).collect();
@@ -52,7 +58,11 @@ pub(super) fn entropy_mcc(terms: &ObjectiveTerms, shape: Rows, logits: &[f32], d
         }
     }
     // A class no frame gives any probability confuses nothing; its quotient's limit is 0.
-    let quotient: Vec<f64> = a.iter().zip(&s).map(|(a, s)| if *s > 0.0 { a / s } else { 0.0 }).collect();
+    let quotient: Vec<f64> = a
+        .iter()
+        .zip(&s)
+        .map(|(a, s)| if *s > 0.0 { a / s } else { 0.0 })
+        .collect();
     let class_confusion = 1.0 - quotient.iter().sum::<f64>() / classes as f64;
 
     let confusion_weight = 1.0 - terms.entropy_weight;
@@ -61,7 +71,11 @@ pub(super) fn entropy_mcc(terms: &ObjectiveTerms, shape: Rows, logits: &[f32], d
         let p = &p[t * classes..(t + 1) * classes];
         let mut mean = 0.0;
         for j in 0..classes {
-            g[j] = if s[j] > 0.0 { -raw[t] * scale * (2.0 * p[j] - quotient[j]) / (s[j] * classes as f64) } else { 0.0 };
+            g[j] = if s[j] > 0.0 {
+                -raw[t] * scale * (2.0 * p[j] - quotient[j]) / (s[j] * classes as f64)
+            } else {
+                0.0
+            };
             mean += p[j] * g[j];
         }
         for j in 0..classes {
@@ -74,7 +88,12 @@ pub(super) fn entropy_mcc(terms: &ObjectiveTerms, shape: Rows, logits: &[f32], d
         }
     }
     let loss = terms.entropy_weight * entropy + confusion_weight * class_confusion;
-    ObjectiveValue { loss, entropy, class_confusion, non_blank_frames }
+    ObjectiveValue {
+        loss,
+        entropy,
+        class_confusion,
+        non_blank_frames,
+    }
 }
 
 /// The first highest value's index, as PyTorch's argmax on the CPU.

@@ -17,7 +17,9 @@ impl CpuBackend {
     /// Cuts `0..len` into one contiguous part a thread (parts are multiples of `grain`, except the last).
     pub(super) fn run_parts(&self, len: usize, grain: usize, task: impl Fn(Range<usize>) + Sync) {
         let part = len.div_ceil(self.threads).next_multiple_of(grain).max(grain);
-        self.run(len.div_ceil(part), |index| task(index * part..((index + 1) * part).min(len)));
+        self.run(len.div_ceil(part), |index| {
+            task(index * part..((index + 1) * part).min(len))
+        });
     }
 }
 
@@ -35,14 +37,22 @@ unsafe impl Sync for Shared<'_> {}
 
 impl<'a> Shared<'a> {
     pub(super) fn new(values: &'a mut [f32]) -> Self {
-        Self { start: values.as_mut_ptr(), len: values.len(), borrow: PhantomData }
+        Self {
+            start: values.as_mut_ptr(),
+            len: values.len(),
+            borrow: PhantomData,
+        }
     }
 
     /// # Safety
     /// No two stretches that are alive at the same time may overlap.
     #[allow(clippy::mut_from_ref)]
     pub(super) unsafe fn stretch(&self, range: Range<usize>) -> &'a mut [f32] {
-        assert!(range.start <= range.end && range.end <= self.len, "stretch {range:?} is outside {} values", self.len);
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "stretch {range:?} is outside {} values",
+            self.len
+        );
         // SAFETY: inside the slice; disjoint by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
@@ -54,7 +64,11 @@ impl<'a> Shared<'a> {
     /// No two matrices written at the same time may share an element.
     pub(super) unsafe fn matrix(&self, offset: usize, rows: usize, cols: usize, stride: usize) -> *mut f32 {
         if rows > 0 && cols > 0 {
-            assert!(offset + (rows - 1) * stride + cols <= self.len, "matrix outside {} values", self.len);
+            assert!(
+                offset + (rows - 1) * stride + cols <= self.len,
+                "matrix outside {} values",
+                self.len
+            );
         }
         // SAFETY: the offset is inside, or one past the end of an empty matrix.
         unsafe { self.start.add(offset.min(self.len)) }

@@ -1,0 +1,266 @@
+//! Any recording to a stream of 16 kHz mono samples.
+
+use super::{AudioError, Resampler, SAMPLE_RATE};
+use std::io::Read;
+use std::path::Path;
+use symphonia::core::codecs::audio::{AudioDecoder, AudioDecoderOptions};
+use symphonia::core::errors::Error as SymphoniaError;
+use symphonia::core::formats::probe::Hint;
+use symphonia::core::formats::{FormatOptions, FormatReader, TrackType};
+use symphonia::core::io::{MediaSource, MediaSourceStream, ReadOnlySource};
+use symphonia::core::meta::MetadataOptions;
+
+/// Rates that real recordings have, from telephone to ultrasound.
+const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
+/// More channels than any microphone array here is a damaged header.
+const MOST_CHANNELS: usize = 256;
+
+/// A recording being read: decoded, mixed down (the mean of the channels) and resampled as it goes, so that memory
+/// does not depend on its length.
+pub struct AudioReader {
+    format: Box<dyn FormatReader>,
+    decoder: Box<dyn AudioDecoder>,
+    track: u32,
+    resampler: Option<Resampler>,
+    rate: u32,
+    channels: usize,
+    declared_frames: Option<u64>,
+    decoded_frames: u64,
+    emitted: u64,
+    damaged_packets: u64,
+    interleaved: Vec<f32>,
+    ended: bool,
+    warnings: Vec<String>,
+}
+
+impl AudioReader {
+    /// Opens a file.
+    pub fn open(path: &Path) -> Result<Self, AudioError> {
+        let file = std::fs::File::open(path)?;
+        let metadata = file.metadata()?;
+        if metadata.is_dir() {
+            return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory).into());
+        }
+        if metadata.is_file() && metadata.len() == 0 {
+            return Err(AudioError::EmptyFile);
+        }
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if metadata.is_file() {
+            Self::from_media(Box::new(file), extension)
+        } else {
+            // A pipe or a device: seeking in it fails, or waits for ever.
+            Self::from_stream(Box::new(file), extension)
+        }
+    }
+
+    /// Reads standard input, to its end.
+    pub fn from_stdin() -> Result<Self, AudioError> {
+        Self::from_stream(Box::new(std::io::stdin()), None)
+    }
+
+    /// Reads a stream that cannot seek. `extension` is a hint at the format.
+    pub fn from_stream(source: Box<dyn Read + Send + Sync>, extension: Option<&str>) -> Result<Self, AudioError> {
+        let mut source = source;
+        let mut first = [0u8; 1];
+        let read = loop {
+            match source.read(&mut first) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
+        if read == 0 {
+            return Err(AudioError::EmptyFile);
+        }
+        let whole = std::io::Cursor::new(first).chain(source);
+        Self::from_media(Box::new(ReadOnlySource::new(whole)), extension)
+    }
+
+    fn from_media(source: Box<dyn MediaSource>, extension: Option<&str>) -> Result<Self, AudioError> {
+        let stream = MediaSourceStream::new(source, Default::default());
+        let mut hint = Hint::new();
+        if let Some(extension) = extension {
+            hint.with_extension(extension);
+        }
+        let format = symphonia::default::get_probe()
+            .probe(&hint, stream, FormatOptions::default(), MetadataOptions::default())
+            .map_err(|error| match error {
+                SymphoniaError::IoError(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => error.into(),
+                _ => AudioError::UnknownFormat,
+            })?;
+        let track = format.default_track(TrackType::Audio).ok_or(AudioError::NoAudioTrack)?;
+        let parameters = track
+            .codec_params
+            .as_ref()
+            .and_then(|parameters| parameters.audio())
+            .ok_or(AudioError::NoAudioTrack)?;
+        if let Some(rate) = parameters.sample_rate {
+            check_rate(rate)?;
+        }
+        if let Some(channels) = &parameters.channels {
+            check_channels(channels.count())?;
+        }
+        let decoder = symphonia::default::get_codecs()
+            .make_audio_decoder(parameters, &AudioDecoderOptions::default())
+            .map_err(|error| AudioError::UnsupportedCodec(error.to_string()))?;
+        let (id, declared_frames) = (track.id, track.num_frames);
+        let rate = parameters.sample_rate.unwrap_or(0);
+        let channels = parameters.channels.as_ref().map_or(0, |channels| channels.count());
+        Ok(Self {
+            track: id,
+            // A streamed wav says "as long as can be": no promise that could be broken.
+            declared_frames: declared_frames.filter(|&frames| frames < i32::MAX as u64 / 2),
+            format,
+            decoder,
+            resampler: None,
+            rate,
+            channels,
+            decoded_frames: 0,
+            emitted: 0,
+            damaged_packets: 0,
+            interleaved: Vec::new(),
+            ended: false,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Length in seconds, where the header tells.
+    pub fn duration_hint(&self) -> Option<f64> {
+        (self.rate > 0)
+            .then(|| self.declared_frames.map(|frames| frames as f64 / self.rate as f64))
+            .flatten()
+    }
+
+    /// The recording's own sample rate in Hz.
+    pub fn source_rate(&self) -> u32 {
+        self.rate
+    }
+
+    /// The recording's own number of channels.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// What was wrong with the recording but did not keep it from being read; complete after the last chunk.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// About a second of 16 kHz mono samples; `None` at the end.
+    pub fn next_chunk(&mut self) -> Result<Option<Vec<f32>>, AudioError> {
+        let mut chunk = Vec::new();
+        while !self.ended && chunk.len() < SAMPLE_RATE as usize {
+            match self.format.next_packet() {
+                Ok(Some(packet)) if packet.track_id != self.track => {}
+                Ok(Some(packet)) => match self.decoder.decode(&packet) {
+                    Ok(decoded) => {
+                        let spec = decoded.spec();
+                        let (rate, channels) = (spec.rate(), spec.channels().count());
+                        self.interleaved.resize(decoded.samples_interleaved(), 0.0);
+                        decoded.copy_to_slice_interleaved(&mut self.interleaved);
+                        self.accept(rate, channels, &mut chunk)?;
+                    }
+                    Err(SymphoniaError::DecodeError(_) | SymphoniaError::IoError(_)) => self.damaged_packets += 1,
+                    Err(SymphoniaError::ResetRequired) => self.decoder.reset(),
+                    Err(error) => return Err(AudioError::UnsupportedCodec(error.to_string())),
+                },
+                Ok(None) => self.end(&mut chunk)?,
+                Err(SymphoniaError::IoError(error)) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+                    return Err(error.into());
+                }
+                // Cut off, or damaged beyond finding the next packet: what was decoded so far still counts.
+                Err(_) => {
+                    self.damaged_packets += 1;
+                    self.end(&mut chunk)?;
+                }
+            }
+        }
+        self.emitted += chunk.len() as u64;
+        Ok(if chunk.is_empty() { None } else { Some(chunk) })
+    }
+
+    /// Mixes a decoded packet down, checks it, resamples it.
+    fn accept(&mut self, rate: u32, channels: usize, out: &mut Vec<f32>) -> Result<(), AudioError> {
+        if channels == 0 || self.interleaved.is_empty() {
+            return Ok(());
+        }
+        check_channels(channels)?;
+        if self.resampler.is_none() || rate != self.rate {
+            check_rate(rate)?;
+            if let Some(mut previous) = self.resampler.take() {
+                out.extend(previous.finish()?);
+            }
+            self.resampler = Some(Resampler::new(rate)?);
+            self.rate = rate;
+        }
+        self.channels = channels;
+        let mono: Vec<f32> = if channels == 1 {
+            self.interleaved.clone()
+        } else {
+            self.interleaved
+                .chunks_exact(channels)
+                .map(|frame| frame.iter().sum::<f32>() / channels as f32)
+                .collect()
+        };
+        if let Some(position) = mono.iter().position(|sample| !sample.is_finite()) {
+            let seconds = (self.decoded_frames + position as u64) as f64 / rate as f64;
+            return Err(AudioError::NotFinite { seconds });
+        }
+        self.decoded_frames += mono.len() as u64;
+        if let Some(resampler) = &mut self.resampler {
+            out.extend(resampler.push(&mono)?);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, out: &mut Vec<f32>) -> Result<(), AudioError> {
+        self.ended = true;
+        if let Some(resampler) = &mut self.resampler {
+            out.extend(resampler.finish()?);
+        }
+        if self.decoded_frames == 0 {
+            let promised = self.declared_frames.is_some_and(|frames| frames > 0);
+            return Err(if self.damaged_packets > 0 || promised {
+                AudioError::NothingDecoded
+            } else {
+                AudioError::NoSamples
+            });
+        }
+        let seconds = |frames: u64| frames as f64 / self.rate as f64;
+        // Headers of compressed formats round; a missing fiftieth is no more than that.
+        let declared = self
+            .declared_frames
+            .filter(|&frames| self.decoded_frames < frames - frames / 50);
+        if let Some(declared) = declared {
+            self.warnings.push(format!(
+                "the file ends early: {:.1} of {:.1} s could be decoded",
+                seconds(self.decoded_frames),
+                seconds(declared)
+            ));
+        } else if self.damaged_packets > 0 {
+            let packets = if self.damaged_packets == 1 {
+                "packet was"
+            } else {
+                "packets were"
+            };
+            self.warnings
+                .push(format!("{} damaged {packets} left out", self.damaged_packets));
+        }
+        Ok(())
+    }
+}
+
+fn check_rate(rate: u32) -> Result<(), AudioError> {
+    if RATES.contains(&rate) {
+        Ok(())
+    } else {
+        Err(AudioError::Implausible(format!("a sample rate of {rate} Hz")))
+    }
+}
+
+fn check_channels(channels: usize) -> Result<(), AudioError> {
+    if channels <= MOST_CHANNELS {
+        Ok(())
+    } else {
+        Err(AudioError::Implausible(format!("{channels} channels")))
+    }
+}
