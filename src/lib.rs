@@ -6,6 +6,7 @@ pub mod audio;
 pub mod cli;
 pub mod decode;
 pub mod engine;
+pub mod eval;
 pub mod model;
 pub mod output;
 mod recognizer;

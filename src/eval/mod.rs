@@ -1,0 +1,5 @@
+//! Scoring transcripts. Knows nothing of the engine.
+
+mod wer;
+
+pub use wer::{ErrorCounts, align};
