@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures aurist beside its PyTorch reference: same clips, same threads, in turns, each in a process of its own.
 
-Every process hears the clip twice under two names and reports the second hearing's compute time, so both are warm;
+Every process hears the clip twice, under two names, and reports the second hearing's compute time, so both are warm;
 reading the model and the file is counted in neither. Who goes first changes from pair to pair, the speed-up is the
 median of each pair's ratio, so a machine that slows down during the run slows both. Peak memory is the whole
 process's, as the kernel reports it: PyTorch's includes the interpreter and its libraries, and none can be seen below
@@ -36,8 +36,11 @@ class Measurement:
     heard: float  # seconds of audio in them
 
 
-def make_clip(manifest, seconds, path):
-    """A 16-bit wav of `seconds`: the manifest's clips one after another, from the start again where they run out."""
+def make_clips(manifest, seconds, paths):
+    """16-bit wavs of `seconds`: the manifest's clips one after another, from the start again where they run out.
+
+    They differ in the last sample's last bit, so that no program that knows a recording by its content skips one.
+    """
     # Imported here, in a process that ends: the kernel counts a parent's size as its children's until they have grown.
     import numpy as np
     import soundfile
@@ -53,7 +56,10 @@ def make_clip(manifest, seconds, path):
             have += len(samples)
             if have >= wanted:
                 break
-    soundfile.write(path, np.concatenate(parts)[:wanted], RATE, subtype="PCM_16")
+    samples = (np.concatenate(parts)[:wanted] * 32767).astype(np.int16)
+    for number, path in enumerate(paths):
+        samples[-1] = number
+        soundfile.write(path, samples, RATE, subtype="PCM_16")
 
 
 def run(command, threads):
@@ -130,12 +136,11 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         for seconds in settings.lengths:
             clips = [Path(scratch) / f"{name}-{seconds:g}s.wav" for name in ("first", "second")]
-            for clip in clips:
-                maker = multiprocessing.Process(target=make_clip, args=(settings.manifest, seconds, clip))
-                maker.start()
-                maker.join()
-                if maker.exitcode:
-                    sys.exit("the clips could not be made")
+            maker = multiprocessing.Process(target=make_clips, args=(settings.manifest, seconds, clips))
+            maker.start()
+            maker.join()
+            if maker.exitcode:
+                sys.exit("the clips could not be made")
             for adapt in settings.adapt:
                 pairs = []
                 for repeat in range(settings.repeats):
