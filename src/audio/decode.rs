@@ -1,7 +1,8 @@
 //! Any recording to a stream of 16 kHz mono samples.
 
 use super::{AudioError, Resampler, SAMPLE_RATE};
-use std::io::Read;
+use std::fs::File;
+use std::io::{Cursor, ErrorKind, Read, Seek};
 use std::path::Path;
 use symphonia::core::codecs::audio::{AudioDecoder, AudioDecoderOptions};
 use symphonia::core::errors::Error as SymphoniaError;
@@ -25,8 +26,10 @@ pub struct AudioReader {
     rate: u32,
     channels: usize,
     declared_frames: Option<u64>,
+    /// A streamed wav says "as long as can be": no promise that could be broken.
+    open_ended: bool,
+    cut_off: bool,
     decoded_frames: u64,
-    emitted: u64,
     damaged_packets: u64,
     interleaved: Vec<f32>,
     ended: bool,
@@ -36,21 +39,19 @@ pub struct AudioReader {
 impl AudioReader {
     /// Opens a file.
     pub fn open(path: &Path) -> Result<Self, AudioError> {
-        let file = std::fs::File::open(path)?;
+        let mut file = File::open(path)?;
         let metadata = file.metadata()?;
         if metadata.is_dir() {
-            return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory).into());
-        }
-        if metadata.is_file() && metadata.len() == 0 {
-            return Err(AudioError::EmptyFile);
+            return Err(std::io::Error::from(ErrorKind::IsADirectory).into());
         }
         let extension = path.extension().and_then(|extension| extension.to_str());
-        if metadata.is_file() {
-            Self::from_media(Box::new(file), extension)
-        } else {
+        if !metadata.is_file() {
             // A pipe or a device: seeking in it fails, or waits for ever.
-            Self::from_stream(Box::new(file), extension)
+            return Self::from_stream(Box::new(file), extension);
         }
+        let head = head(&mut file)?;
+        file.rewind()?;
+        Self::from_media(Box::new(file), extension, &head)
     }
 
     /// Reads standard input, to its end.
@@ -59,23 +60,20 @@ impl AudioReader {
     }
 
     /// Reads a stream that cannot seek. `extension` is a hint at the format.
-    pub fn from_stream(source: Box<dyn Read + Send + Sync>, extension: Option<&str>) -> Result<Self, AudioError> {
-        let mut source = source;
-        let mut first = [0u8; 1];
-        let read = loop {
-            match source.read(&mut first) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                result => break result?,
-            }
-        };
-        if read == 0 {
-            return Err(AudioError::EmptyFile);
+    pub fn from_stream(mut source: Box<dyn Read + Send + Sync>, extension: Option<&str>) -> Result<Self, AudioError> {
+        let head = head(&mut source)?;
+        let mut whole = Cursor::new(head.clone()).chain(source);
+        if is_mp4(&head) {
+            // Its index usually stands at the end: nothing can be decoded before all of it is here.
+            let mut spool = tempfile::tempfile()?;
+            std::io::copy(&mut whole, &mut spool)?;
+            spool.rewind()?;
+            return Self::from_media(Box::new(spool), extension, &head);
         }
-        let whole = std::io::Cursor::new(first).chain(source);
-        Self::from_media(Box::new(ReadOnlySource::new(whole)), extension)
+        Self::from_media(Box::new(ReadOnlySource::new(whole)), extension, &head)
     }
 
-    fn from_media(source: Box<dyn MediaSource>, extension: Option<&str>) -> Result<Self, AudioError> {
+    fn from_media(source: Box<dyn MediaSource>, extension: Option<&str>, head: &[u8]) -> Result<Self, AudioError> {
         let stream = MediaSourceStream::new(source, Default::default());
         let mut hint = Hint::new();
         if let Some(extension) = extension {
@@ -84,7 +82,8 @@ impl AudioReader {
         let format = symphonia::default::get_probe()
             .probe(&hint, stream, FormatOptions::default(), MetadataOptions::default())
             .map_err(|error| match error {
-                SymphoniaError::IoError(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => error.into(),
+                SymphoniaError::IoError(error) if error.kind() != ErrorKind::UnexpectedEof => error.into(),
+                _ if is_known(head) => AudioError::NothingDecoded,
                 _ => AudioError::UnknownFormat,
             })?;
         let track = format.default_track(TrackType::Audio).ok_or(AudioError::NoAudioTrack)?;
@@ -101,21 +100,24 @@ impl AudioReader {
         }
         let decoder = symphonia::default::get_codecs()
             .make_audio_decoder(parameters, &AudioDecoderOptions::default())
-            .map_err(|error| AudioError::UnsupportedCodec(error.to_string()))?;
+            .map_err(|_| AudioError::UnsupportedCodec)?;
         let (id, declared_frames) = (track.id, track.num_frames);
         let rate = parameters.sample_rate.unwrap_or(0);
         let channels = parameters.channels.as_ref().map_or(0, |channels| channels.count());
+        let frame_bytes = channels as u64 * u64::from(parameters.bits_per_sample.unwrap_or(16).div_ceil(8));
+        let open_ended =
+            |frames: &u64| head.starts_with(b"RIFF") && frames.saturating_mul(frame_bytes) >= i32::MAX as u64 - 65_536;
         Ok(Self {
             track: id,
-            // A streamed wav says "as long as can be": no promise that could be broken.
-            declared_frames: declared_frames.filter(|&frames| frames < i32::MAX as u64 / 2),
+            declared_frames: declared_frames.filter(|frames| !open_ended(frames)),
+            open_ended: declared_frames.is_some_and(|frames| open_ended(&frames)),
+            cut_off: false,
             format,
             decoder,
             resampler: None,
             rate,
             channels,
             decoded_frames: 0,
-            emitted: 0,
             damaged_packets: 0,
             interleaved: Vec::new(),
             ended: false,
@@ -161,20 +163,19 @@ impl AudioReader {
                     }
                     Err(SymphoniaError::DecodeError(_) | SymphoniaError::IoError(_)) => self.damaged_packets += 1,
                     Err(SymphoniaError::ResetRequired) => self.decoder.reset(),
-                    Err(error) => return Err(AudioError::UnsupportedCodec(error.to_string())),
+                    Err(_) => return Err(AudioError::UnsupportedCodec),
                 },
                 Ok(None) => self.end(&mut chunk)?,
-                Err(SymphoniaError::IoError(error)) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+                Err(SymphoniaError::IoError(error)) if error.kind() != ErrorKind::UnexpectedEof => {
                     return Err(error.into());
                 }
                 // Cut off, or damaged beyond finding the next packet: what was decoded so far still counts.
                 Err(_) => {
-                    self.damaged_packets += 1;
+                    self.cut_off = !self.open_ended;
                     self.end(&mut chunk)?;
                 }
             }
         }
-        self.emitted += chunk.len() as u64;
         Ok(if chunk.is_empty() { None } else { Some(chunk) })
     }
 
@@ -219,7 +220,7 @@ impl AudioReader {
         }
         if self.decoded_frames == 0 {
             let promised = self.declared_frames.is_some_and(|frames| frames > 0);
-            return Err(if self.damaged_packets > 0 || promised {
+            return Err(if self.damaged_packets > 0 || self.cut_off || promised {
                 AudioError::NothingDecoded
             } else {
                 AudioError::NoSamples
@@ -236,7 +237,13 @@ impl AudioReader {
                 seconds(self.decoded_frames),
                 seconds(declared)
             ));
-        } else if self.damaged_packets > 0 {
+        } else if self.cut_off {
+            self.warnings.push(format!(
+                "the file ends early, after {:.1} s",
+                seconds(self.decoded_frames)
+            ));
+        }
+        if self.damaged_packets > 0 {
             let packets = if self.damaged_packets == 1 {
                 "packet was"
             } else {
@@ -247,6 +254,35 @@ impl AudioReader {
         }
         Ok(())
     }
+}
+
+/// The first bytes; an error when there is none.
+fn head(source: &mut dyn Read) -> Result<Vec<u8>, AudioError> {
+    let mut head = Vec::new();
+    source.take(12).read_to_end(&mut head)?;
+    if head.is_empty() {
+        Err(AudioError::EmptyFile)
+    } else {
+        Ok(head)
+    }
+}
+
+fn is_mp4(head: &[u8]) -> bool {
+    head.get(4..8) == Some(b"ftyp")
+}
+
+/// Whether a file begins as a recording does: if it cannot be read all the same, it is damaged, not something else.
+fn is_known(head: &[u8]) -> bool {
+    let begins = [
+        b"RIFF".as_slice(),
+        b"RF64",
+        b"fLaC",
+        b"OggS",
+        b"FORM",
+        b"caff",
+        &[0x1a, 0x45, 0xdf, 0xa3],
+    ];
+    is_mp4(head) || begins.iter().any(|magic| head.starts_with(magic))
 }
 
 fn check_rate(rate: u32) -> Result<(), AudioError> {

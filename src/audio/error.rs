@@ -19,14 +19,14 @@ pub enum AudioError {
     NoAudioTrack,
     /// A codec that is not decoded.
     #[error(
-        "its audio is coded in a way that is not decoded here ({0}); convert it, e.g. with `ffmpeg -i INPUT -ar 16000 -ac 1 OUTPUT.wav`"
+        "its audio is coded in a way that is not decoded here (Opus and HE-AAC, for example, are not); convert it, e.g. with `ffmpeg -i INPUT -ar 16000 -ac 1 OUTPUT.wav`"
     )]
-    UnsupportedCodec(String),
+    UnsupportedCodec,
     /// A header that no recording has.
     #[error("its header is not credible: {0}")]
     Implausible(String),
     /// A format was recognised, but nothing could be decoded.
-    #[error("nothing in it could be decoded; the file is damaged")]
+    #[error("nothing in it could be decoded; the file is damaged or incomplete")]
     NothingDecoded,
     /// A valid file with no samples.
     #[error("the recording has no samples")]
