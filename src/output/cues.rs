@@ -79,12 +79,8 @@ pub(super) fn cues(transcript: &Transcript) -> Vec<Cue> {
         // A cue never spans two utterances: what separates them is a silence.
         let mut current: Vec<Token> = Vec::new();
         for token in tokens(utterance).into_iter().flat_map(cut_overlong) {
-            if current
-                .last()
-                .is_some_and(|last| token.start >= last.end.saturating_add(PAUSE_MS))
-                || current
-                    .first()
-                    .is_some_and(|first| token.end > first.start.saturating_add(CUE_MS))
+            if current.last().is_some_and(|last| token.start >= last.end + PAUSE_MS)
+                || current.first().is_some_and(|first| token.end > first.start + CUE_MS)
                 || !fits(&current, &token)
             {
                 cues.extend(cue(&current));
@@ -153,7 +149,7 @@ fn cue(tokens: &[Token]) -> Option<Cue> {
     }
     Some(Cue {
         start: first.start,
-        end: last.end.min(first.start.saturating_add(CUE_MS)),
+        end: last.end.min(first.start + CUE_MS),
         lines,
     })
 }
@@ -165,8 +161,8 @@ fn settle(cues: &mut [Cue]) {
         let next_start = cues.get(i + 1).map_or(u64::MAX, |next| next.start);
         let cue = &mut cues[i];
         cue.start = cue.start.max(free_from);
-        let wanted = cue.end.max(cue.start.saturating_add(SHORTEST_MS));
-        cue.end = wanted.min(next_start).max(cue.start.saturating_add(1));
+        let wanted = cue.end.max(cue.start + SHORTEST_MS);
+        cue.end = wanted.min(next_start).max(cue.start + 1);
         free_from = cue.end;
     }
 }

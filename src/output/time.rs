@@ -1,9 +1,12 @@
 //! Times as the subtitle formats write them.
 
+/// No recording is longer, in milliseconds; sums of times below it cannot overflow.
+const LONGEST: u64 = 1 << 50;
+
 /// Seconds to whole milliseconds, rounded to nearest; what is negative or not a number counts as 0.
 pub(super) fn milliseconds(seconds: f64) -> u64 {
     // A float-to-integer cast saturates, and NaN becomes 0.
-    (seconds * 1000.0).round() as u64
+    ((seconds * 1000.0).round() as u64).min(LONGEST)
 }
 
 /// `HH:MM:SS` and the separator and the milliseconds; hours grow past two digits when they must.

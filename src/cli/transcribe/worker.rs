@@ -229,38 +229,40 @@ fn process(job: &Job, index: usize, session: &mut Option<Session>, events: &Send
         Ok(None) => return Outcome::Interrupted,
         Err(message) => return Outcome::Failed(message),
     };
-    let mut done = Done {
-        text: None,
-        outputs: Vec::new(),
-        duration: transcript.duration,
-        seconds: begun.elapsed().as_secs_f64(),
-        entropy: Entropy::of(&transcript),
-        warnings,
-    };
+    let (duration, seconds) = (transcript.duration, begun.elapsed().as_secs_f64());
     let document = Document {
         file: &input.name,
         transcript: &transcript,
         model: job.recognizer.info(),
         settings: &job.adaptation,
-        warnings: &done.warnings.clone(),
+        warnings: &warnings,
     };
+    let (mut text, mut outputs) = (None, Vec::new());
     match &job.to {
-        Destination::Stdout(format, true) => done.text = Some(format.render_labelled(&document)),
-        Destination::Stdout(format, false) => done.text = Some(format.render(&document)),
+        Destination::Stdout(format, true) => text = Some(format.render_labelled(&document)),
+        Destination::Stdout(format, false) => text = Some(format.render(&document)),
         Destination::Directory(directory) => {
             let entry = Entry {
-                duration: done.duration,
-                seconds: done.seconds,
+                duration,
+                seconds,
                 ..entry(job, input, content)
             };
             match directory.write(index, entry, |format| format.render(&document)) {
-                Ok(outputs) => done.outputs = outputs,
+                Ok(written) => outputs = written,
                 Err(WriteError::File(message)) => return Outcome::Failed(message),
                 Err(WriteError::Fatal(message)) => return Outcome::Fatal(message),
             }
         }
     }
-    Outcome::Done(Box::new(done))
+    let entropy = Entropy::of(&transcript);
+    Outcome::Done(Box::new(Done {
+        text,
+        outputs,
+        duration,
+        seconds,
+        entropy,
+        warnings,
+    }))
 }
 
 /// BLAKE3 of a recording's bytes, hexadecimal; `None` for what can be read only once.
