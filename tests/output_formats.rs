@@ -219,7 +219,7 @@ fn a_cue_ends_at_a_pause_and_short_ones_stay_readable() {
 
 #[test]
 fn json_gives_back_the_utterances() {
-    let one = transcript(vec![spoken("HELLO \"WORLD\" \u{1F600}", 0.1, 0.3)]);
+    let one = transcript(vec![spoken("HELLO \"WORLD\" \u{1F600}", 0.5, 0.25)]);
     let json: serde_json::Value = serde_json::from_str(&render(Format::Json, &one)).expect("JSON");
     let utterances: Vec<Utterance> = serde_json::from_value(json["utterances"].clone()).expect("utterances");
     assert_eq!(utterances, one.utterances);

@@ -40,7 +40,7 @@ enum Exit {
     Failed = 1,
     /// The command line asks for something that cannot be, or for nothing.
     Usage = 2,
-    /// Ctrl-C or a termination signal.
+    /// Ctrl-C.
     Interrupted = 130,
 }
 

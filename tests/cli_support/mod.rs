@@ -7,12 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The command, quick: the source model as it is, unless a test says otherwise.
-pub fn aurist() -> Command {
+pub(crate) fn aurist() -> Command {
     Command::new(env!("CARGO_BIN_EXE_aurist"))
 }
 
 /// The five recordings, in order.
-pub fn clips() -> Vec<PathBuf> {
+pub(crate) fn clips() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/librivox");
     let entries = fs::read_dir(dir).expect("the tests' recordings");
     let mut clips: Vec<PathBuf> = entries.map(|entry| entry.expect("a directory entry").path()).collect();
@@ -21,7 +21,7 @@ pub fn clips() -> Vec<PathBuf> {
 }
 
 /// The shortest of them.
-pub fn short_clip() -> PathBuf {
+pub(crate) fn short_clip() -> PathBuf {
     let clips = clips().into_iter();
     clips
         .min_by_key(|clip| fs::metadata(clip).map_or(0, |file| file.len()))
@@ -29,7 +29,7 @@ pub fn short_clip() -> PathBuf {
 }
 
 /// A directory with recordings `a.wav`, `sub/b.wav` and something that is no recording.
-pub fn library(dir: &Path) -> PathBuf {
+pub(crate) fn library(dir: &Path) -> PathBuf {
     let library = dir.join("library");
     fs::create_dir_all(library.join("sub")).expect("a directory");
     fs::copy(short_clip(), library.join("a.wav")).expect("a copy");
@@ -39,7 +39,7 @@ pub fn library(dir: &Path) -> PathBuf {
 }
 
 /// Every file below `dir` that is not hidden, relative to it, sorted.
-pub fn tree(dir: &Path) -> Vec<String> {
+pub(crate) fn tree(dir: &Path) -> Vec<String> {
     let entries = walkdir::WalkDir::new(dir).sort_by_file_name();
     let files = entries
         .into_iter()
@@ -50,7 +50,7 @@ pub fn tree(dir: &Path) -> Vec<String> {
 }
 
 /// The objects of a stream of JSON lines.
-pub fn json_lines(bytes: &[u8]) -> Vec<Value> {
+pub(crate) fn json_lines(bytes: &[u8]) -> Vec<Value> {
     let text = String::from_utf8_lossy(bytes);
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
@@ -58,7 +58,7 @@ pub fn json_lines(bytes: &[u8]) -> Vec<Value> {
 }
 
 /// Files done and skipped by a run into `out` that must succeed.
-pub fn run_into(out: &Path, library: &Path, options: &[&str]) -> (u64, u64) {
+pub(crate) fn run_into(out: &Path, library: &Path, options: &[&str]) -> (u64, u64) {
     let mut command = aurist();
     command
         .args(["transcribe", "--progress", "json", "-o"])

@@ -1,4 +1,7 @@
-//! Ctrl-C and termination signals: the first asks the run to stop, the second ends the process.
+//! Ctrl-C: the first asks the run to stop, the second ends the process.
+//!
+//! Other signals keep their meaning: a run under `nohup` must survive the end of its terminal, and one that is killed
+//! loses no more than one that is interrupted.
 
 use crate::cli::{Exit, Failure};
 use std::sync::Arc;
@@ -9,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Starts to listen for signals; `on_first` is called from the signal's own thread.
+    /// Starts to listen; `on_first` is called at the first Ctrl-C, from a thread of its own.
     pub(super) fn listen(on_first: impl Fn() + Send + 'static) -> Result<Self, Failure> {
         let interrupt = Self::default();
         let flag = interrupt.clone();
@@ -23,7 +26,7 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// Whether a signal has come.
+    /// Whether Ctrl-C was pressed.
     pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }

@@ -90,6 +90,10 @@ impl Progress {
         }
     }
 
+    pub(super) fn is_json(&self) -> bool {
+        matches!(self.style, Style::Json)
+    }
+
     pub(super) fn start(&mut self, start: Start<'_>) {
         self.begun = Instant::now();
         // A recording of unknown size still counts for something.
@@ -177,7 +181,7 @@ impl Progress {
     }
 
     fn message(&self, kind: &str, file: Option<&str>, message: &str) {
-        if matches!(self.style, Style::Json) {
+        if self.is_json() {
             return event(kind, json!({ "file": file, "message": message }));
         }
         if matches!(self.style, Style::None) && kind == "warning" {

@@ -19,8 +19,19 @@ const STDOUT_WINDOW: usize = 256;
 
 /// Runs the command.
 pub(in crate::cli) fn run(typed: Arguments) -> Result<Exit, Failure> {
+    let mut progress = Progress::new(typed.progress);
+    match go(typed, &mut progress) {
+        // A program that reads JSON is told in JSON why the run could not start.
+        Err(failure) if progress.is_json() => {
+            progress.error(None, &failure.message);
+            Ok(failure.exit)
+        }
+        ended => ended,
+    }
+}
+
+fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
     let settings = Settings::resolve(typed)?;
-    let mut progress = Progress::new(settings.progress);
     let found = inputs::collect(&settings.paths);
     for (path, message) in &found.unreadable {
         progress.error(Some(path), message);
@@ -42,7 +53,7 @@ pub(in crate::cli) fn run(typed: Arguments) -> Result<Exit, Failure> {
     let (events, incoming) = channel();
     let signals = events.clone();
     let interrupt = Interrupt::listen(move || {
-        let _ = signals.send(Event::Signal);
+        let _ = signals.send(Event::Stop);
     })?;
 
     let files = found.inputs.len();
@@ -90,6 +101,7 @@ pub(in crate::cli) fn run(typed: Arguments) -> Result<Exit, Failure> {
         job: &job,
         progress,
         summary: Summary {
+            files: files + found.unreadable.len(),
             failed: found.unreadable.len(),
             ..Summary::default()
         },
@@ -114,7 +126,7 @@ fn nothing_to_do(found: &Inputs) -> Result<Exit, Failure> {
 /// A run in progress, as its main thread sees it.
 struct Run<'a> {
     job: &'a Job,
-    progress: Progress,
+    progress: &'a mut Progress,
     summary: Summary,
     /// Results that standard output must show after an earlier one.
     waiting: BTreeMap<usize, Option<String>>,
@@ -139,7 +151,6 @@ impl Run<'_> {
             directory.freeze();
             self.summary.output_dir = Some(directory.root().display().to_string());
         }
-        self.summary.files = self.job.inputs.len();
         match stopped {
             None => {
                 self.progress.summary(&self.summary);
@@ -180,7 +191,7 @@ impl Run<'_> {
                 }) => self.progress.heard(index, seconds, fraction),
                 Ok(Event::Finished { index, outcome }) => self.finished(index, outcome)?,
                 Ok(Event::Ended) => self.workers -= 1,
-                Ok(Event::Signal) => return Err(Stop::Interrupted),
+                Ok(Event::Stop) => return Err(Stop::Interrupted),
                 Err(_) => break,
             }
         }

@@ -1,6 +1,6 @@
 //! What the arguments mean: checked against each other, with the defaults filled in.
 
-use super::arguments::{AdaptationArguments, Arguments, Device, FormatChoice, MethodChoice, ProgressChoice};
+use super::arguments::{AdaptationArguments, Arguments, Device, FormatChoice, MethodChoice};
 use crate::cli::{Failure, cores};
 use crate::output::Format;
 use crate::{AdaptationConfig, Method, ModelInfo};
@@ -21,7 +21,6 @@ pub(super) struct Settings {
     pub(super) formats: Vec<Format>,
     pub(super) output_dir: Option<PathBuf>,
     pub(super) overwrite: bool,
-    pub(super) progress: ProgressChoice,
     pub(super) adaptation: AdaptationArguments,
     jobs: Option<usize>,
 }
@@ -46,7 +45,6 @@ impl Settings {
             formats,
             output_dir: typed.output_dir,
             overwrite: typed.overwrite,
-            progress: typed.progress,
             adaptation: typed.adaptation,
             jobs: typed.jobs.map(usize::from),
         })

@@ -46,8 +46,8 @@ pub(super) enum Event {
     Finished { index: usize, outcome: Outcome },
     /// A worker has ended.
     Ended,
-    /// A signal asks the run to stop.
-    Signal,
+    /// Ctrl-C asks the run to stop.
+    Stop,
 }
 
 /// How a recording ended.
@@ -208,7 +208,7 @@ fn process(job: &Job, index: usize, session: &mut Option<Session>, events: &Send
         }
         content = match content_hash(&input.source) {
             Ok(content) => content,
-            Err(error) => return Outcome::Failed(error.to_string()),
+            Err(error) => return Outcome::Failed(format!("it could not be read: {error}")),
         };
         if content
             .as_deref()
