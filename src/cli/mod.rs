@@ -11,7 +11,7 @@ use std::process::ExitCode;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    all done (or done before)
-  1    some or all of it failed, or the run could not start; the messages on standard error say what and why
+  1    some or all of it failed, or the run could not start; standard error says what and why
   2    wrong usage, or nothing to do
   130  interrupted (Ctrl-C); the same command goes on where it stopped";
 

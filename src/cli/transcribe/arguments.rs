@@ -10,26 +10,33 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "\
 Examples:
   aurist transcribe talk.mp3                          the text, on standard output
-  aurist transcribe recordings/ -o text/ -f txt,srt   a directory, one output per recording and format
-  aurist transcribe talk.wav --adapt none -f json     without adaptation, every number as JSON
+  aurist transcribe talk.mp3 -f srt > talk.srt        subtitles
+  aurist transcribe recordings/ -o text/ -f txt,json  a directory; run it again to go on
+  aurist transcribe talk.wav --adapt none             the source model as it is
   aurist transcribe talk.wav --paper                  with the settings of the SUTA paper
-  ffmpeg -i film.mkv -f wav - | aurist transcribe -   from a pipe
+  ffmpeg -i film.mkv -f wav - | aurist transcribe -   from another program
 
-Inputs: directories are searched for audio files (hidden files are skipped); a file named itself is always tried.
+Inputs: directories are searched for audio files (hidden files are skipped); a file that is named
+itself is always tried.
 
-Standard output: one file's output is printed as it is. With several files or a directory, every line of `txt` is
-`FILE<TAB>TEXT`, `json` is one object per line, `ctm` has a `;; FILE` comment before each file, and the other
-formats have a line `==> FILE <==`. Progress, errors and the summary go to standard error.
+Standard output: one file's output is printed as it is. With several files or a directory, every
+line of `txt` is `FILE<TAB>TEXT`, `json` is one object per line, `ctm` has a `;; FILE` comment before
+each file, and the other formats have a line `==> FILE <==`. Progress, errors and the summary go to
+standard error.
 
-Output directory: DIR/sub/a.wav becomes OUT/sub/a.txt (a.wav.txt where another input would have the same name).
-OUT/.aurist-journal.jsonl records what is done, so the same command run again skips it: a recording is done again
-when its content, the model, the settings or the formats changed, or its output is gone. Files that are not aurist's
-own are never overwritten without --overwrite.
+Output directory: DIR/sub/a.wav becomes OUT/sub/a.txt (a.wav.txt where another input would have the
+same name). OUT/.aurist-journal.jsonl records what is done, so the same command run again skips it;
+a recording is done again when its content, the model, the settings or the formats changed, or its
+output is gone. Files that are not aurist's own are never overwritten without --overwrite.
 
---progress json writes one object per line to standard error; its `event` is `start` (files, jobs, threads, model,
-settings), `file` (file, status `done` or `skipped`, outputs, duration, seconds, entropy_before, entropy_after),
-`warning` and `error` (file or null, message), or `summary` (done, skipped, failed, not_started, interrupted,
-audio_seconds, wall_seconds, speed, entropy_before, entropy_after, output_dir). Durations are in seconds.";
+--progress json writes one object per line to standard error. Its `event` is one of
+  start    files, jobs, threads, model, settings
+  file     file, status (done or skipped), outputs, duration, seconds, entropy_before, entropy_after
+  warning  file (or null), message
+  error    file (or null), message
+  summary  done, skipped, failed, not_started, interrupted, audio_seconds, wall_seconds, speed,
+           entropy_before, entropy_after, output_dir
+with durations in seconds and entropies in nats.";
 
 /// `aurist transcribe`, as typed.
 #[derive(Debug, Args)]

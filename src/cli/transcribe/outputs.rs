@@ -321,10 +321,13 @@ fn sync_parent(path: &Path) {
 
 fn classify(path: &Path, error: &io::Error) -> WriteError {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    let message = format!("cannot write {}: {error}", path.display());
+    let path = path.display();
     match error.kind() {
-        StorageFull | QuotaExceeded | ReadOnlyFilesystem => WriteError::Fatal(message),
-        _ => WriteError::File(message),
+        StorageFull | QuotaExceeded => WriteError::Fatal(format!(
+            "cannot write {path}: the disk is full; make room and run the same command again"
+        )),
+        ReadOnlyFilesystem => WriteError::Fatal(format!("cannot write {path}: {error}; choose another -o")),
+        _ => WriteError::File(format!("cannot write {path}: {error}")),
     }
 }
 

@@ -46,7 +46,7 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
         progress.warning(None, &format!("{option} has no effect with --adapt none"));
     }
     let to = match &settings.output_dir {
-        Some(root) => Destination::Directory(OutputDir::open(root, &found.inputs, &settings)?),
+        Some(root) => Destination::Directory(Box::new(OutputDir::open(root, &found.inputs, &settings)?)),
         None => Destination::Stdout(settings.formats[0], !settings.unlabelled()),
     };
     let recognizer = settings::load_model(settings.model.as_deref())?;

@@ -29,7 +29,7 @@ pub(super) struct Job {
 
 /// Where outputs go.
 pub(super) enum Destination {
-    Directory(OutputDir),
+    Directory(Box<OutputDir>),
     /// Standard output, in one format, labelled with the file or not.
     Stdout(Format, bool),
 }
