@@ -1,154 +1,323 @@
 //! `aurist doctor`: what this build can do on this machine, in words for a bug report.
 
-use super::{Failure, cores};
+use super::{Exit, Failure, cores};
 use crate::audio::SAMPLE_RATE;
 use crate::engine::cpu::{CpuBackend, measured_gflops};
-use crate::{Recognizer, VERSION};
+use crate::{AdaptationConfig, ModelInfo, Recognizer, Utterance, VERSION};
 use clap::Args;
 use serde::Serialize;
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Length of the self-test's recording in seconds.
+const SELF_TEST_SECONDS: u32 = 2;
+/// Side of the square matrices, and how many products, whose rate is measured.
+const GEMM_SIDE: usize = 768;
+const GEMM_PRODUCTS: usize = 8;
 
 /// `aurist doctor`, as typed.
 #[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 all checks pass, 1 one fails; what to do is said beside it.")]
 pub(super) struct Arguments {
-    /// Print JSON
+    /// One JSON object instead of words.
     #[arg(long)]
     json: bool,
 }
 
+/// What was found; the JSON output has these fields.
 #[derive(Debug, Serialize)]
 struct Report {
     version: &'static str,
-    platform: String,
-    processor: String,
+    os: &'static str,
+    architecture: &'static str,
+    processor: Option<String>,
+    /// What the engine's matrix products use.
     instructions: &'static str,
+    /// Of the processor's features, those that matter to the engine.
+    features: Vec<&'static str>,
     cores: usize,
     memory_gib: Option<f64>,
-    gflops_one_thread: f64,
-    gflops_all_threads: f64,
-    microphone: &'static str,
-    gpu: String,
-    bundled_model: Result<Model, String>,
+    memory_available_gib: Option<f64>,
+    gflops_one_thread: Option<f64>,
+    gflops_all_threads: Option<f64>,
+    microphone: bool,
+    gpu: bool,
+    nvidia_driver: Option<String>,
+    nvidia_library: Option<PathBuf>,
+    bundled_model: Option<ModelInfo>,
+    self_test: Option<SelfTest>,
+    /// What does not work, and what to do about it.
+    problems: Vec<String>,
 }
 
+/// Processing time over audio time, on all threads.
 #[derive(Debug, Serialize)]
-struct Model {
-    name: String,
-    identity: String,
-    parameters: usize,
-    /// Processing time over audio time of a synthetic 5 s clip.
+struct SelfTest {
     real_time_factor_unadapted: f64,
-    real_time_factor_adapted: f64,
+    /// `None` where the model heard nothing in the synthetic voice, and so had nothing to adapt to.
+    real_time_factor_adapted: Option<f64>,
 }
 
-/// Runs `aurist doctor`.
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let report = examine()?;
-    let healthy = report.bundled_model.is_ok() || !cfg!(feature = "bundled-model");
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(Failure::failed)?);
+/// Runs the command.
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+    let report = examine();
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&report).map_err(Failure::failed)? + "\n"
     } else {
-        print(&report);
-    }
-    if healthy {
-        Ok(())
-    } else {
-        Err(Failure::failed(
-            "the bundled model does not work on this machine; please report it with the lines above",
-        ))
+        describe(&report)
+    };
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::failed(format_args!(
+            "cannot write to standard output: {error}"
+        ))),
+        _ if report.problems.is_empty() => Ok(Exit::Done),
+        _ => Ok(Exit::Failed),
     }
 }
 
-fn examine() -> Result<Report, Failure> {
-    let one = CpuBackend::new(1).map_err(Failure::failed)?;
-    let all = CpuBackend::new(cores()).map_err(Failure::failed)?;
-    Ok(Report {
+fn examine() -> Report {
+    let mut problems = Vec::new();
+    let gflops_one_thread = gflops(1, &mut problems);
+    let gflops_all_threads = if cores() > 1 {
+        gflops(cores(), &mut problems)
+    } else {
+        gflops_one_thread
+    };
+    let (bundled_model, self_test) = try_bundled(&mut problems);
+    Report {
         version: VERSION,
-        platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        os: std::env::consts::OS,
+        architecture: std::env::consts::ARCH,
         processor: processor(),
         instructions: CpuBackend::instructions(),
+        features: features(),
         cores: cores(),
-        memory_gib: memory_gib(),
-        gflops_one_thread: measured_gflops(&one, 1024, 8),
-        gflops_all_threads: measured_gflops(&all, 1024, 8),
-        microphone: "not in this version",
-        gpu: gpu(),
-        bundled_model: try_model().map_err(|error| error.to_string()),
+        memory_gib: memory("MemTotal"),
+        memory_available_gib: memory("MemAvailable"),
+        gflops_one_thread,
+        gflops_all_threads,
+        microphone: false,
+        gpu: false,
+        nvidia_driver: field(Path::new("/proc/driver/nvidia/version"), "NVRM version"),
+        nvidia_library: nvidia_library(),
+        bundled_model,
+        self_test,
+        problems,
+    }
+}
+
+fn gflops(threads: usize, problems: &mut Vec<String>) -> Option<f64> {
+    match CpuBackend::new(threads) {
+        Ok(backend) => Some(measured_gflops(&backend, GEMM_SIDE, GEMM_PRODUCTS)),
+        Err(error) => {
+            problems.push(format!(
+                "cannot start {threads} threads ({error}): allow this user more threads"
+            ));
+            None
+        }
+    }
+}
+
+/// Loads the bundled model and runs it on a synthetic voice, as itself and adapting.
+fn try_bundled(problems: &mut Vec<String>) -> (Option<ModelInfo>, Option<SelfTest>) {
+    if !cfg!(feature = "bundled-model") {
+        return (None, None);
+    }
+    let recognizer = match Recognizer::bundled() {
+        Ok(recognizer) => recognizer,
+        Err(error) => {
+            problems.push(format!(
+                "the bundled model cannot be loaded ({error}): install aurist again, and report this"
+            ));
+            return (None, None);
+        }
+    };
+    let self_test = match self_test(&recognizer) {
+        Ok(result) => Some(result),
+        Err(error) => {
+            problems.push(format!(
+                "the self-test failed ({error}): please report this with the lines above"
+            ));
+            None
+        }
+    };
+    (Some(recognizer.info().clone()), self_test)
+}
+
+fn self_test(recognizer: &Recognizer) -> Result<SelfTest, String> {
+    let samples = synthetic_voice();
+    let run = |config: &AdaptationConfig| -> Result<Utterance, String> {
+        let mut session = recognizer.session(config, cores()).map_err(|error| error.to_string())?;
+        let mut again = || {
+            session
+                .transcribe_utterance(&samples, 0.0)
+                .map_err(|error| error.to_string())
+        };
+        // The first finds memory cold and unallocated, which no second utterance does.
+        again()?;
+        let utterance = again()?;
+        if finite(&utterance) {
+            Ok(utterance)
+        } else {
+            Err("a result is not finite".to_string())
+        }
+    };
+    let unadapted = run(&AdaptationConfig::none())?;
+    let adapted = run(&recognizer.default_adaptation())?;
+    Ok(SelfTest {
+        real_time_factor_unadapted: unadapted.real_time_factor,
+        real_time_factor_adapted: (adapted.steps > 0).then_some(adapted.real_time_factor),
     })
 }
 
-fn print(report: &Report) {
-    println!("aurist {} on {}", report.version, report.platform);
-    println!("processor       {}", report.processor);
-    println!("instructions    {}", report.instructions);
-    println!("cores           {}", report.cores);
-    if let Some(memory) = report.memory_gib {
-        println!("memory          {memory:.1} GiB");
+fn finite(utterance: &Utterance) -> bool {
+    let entropies = [utterance.entropy_before, utterance.entropy_after];
+    utterance
+        .losses
+        .iter()
+        .copied()
+        .chain(entropies.into_iter().flatten())
+        .all(f32::is_finite)
+}
+
+/// Three vowels a second, 16 kHz mono: harmonics of 120 Hz under the resonances (Hz) of [a], [i] and [o].
+fn synthetic_voice() -> Vec<f32> {
+    const VOWELS: [[f32; 3]; 3] = [[700.0, 1200.0, 2600.0], [300.0, 2300.0, 3000.0], [450.0, 850.0, 2500.0]];
+    let gain = |frequency: f32, resonances: &[f32; 3]| -> f32 {
+        let resonance = |centre: &f32| 1.0 / (1.0 + ((frequency - centre) / 90.0).powi(2));
+        resonances.iter().map(resonance).sum()
+    };
+    let sample = |n: u32| {
+        let seconds = n as f32 / SAMPLE_RATE as f32;
+        let vowel = &VOWELS[(seconds * 3.0) as usize % VOWELS.len()];
+        let frequencies = (1..40_u8).map(|k| 120.0 * f32::from(k));
+        let turns = std::f32::consts::TAU * seconds;
+        let voice: f32 = frequencies
+            .map(|frequency| gain(frequency, vowel) * (turns * frequency).sin())
+            .sum();
+        0.1 * (turns * 3.0).sin().max(0.0) * voice
+    };
+    (0..SELF_TEST_SECONDS * SAMPLE_RATE).map(sample).collect()
+}
+
+fn describe(report: &Report) -> String {
+    let mut text = format!("aurist {} on {} {}\n", report.version, report.os, report.architecture);
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<16}{value}");
+    };
+    let unknown = || "unknown on this system".to_string();
+    line("processor", report.processor.clone().unwrap_or_else(unknown));
+    line(
+        "instructions",
+        format!(
+            "{} in use; processor has {}",
+            report.instructions,
+            list(&report.features)
+        ),
+    );
+    line("threads", report.cores.to_string());
+    line(
+        "memory",
+        match (report.memory_gib, report.memory_available_gib) {
+            (Some(total), Some(available)) => format!("{total:.1} GiB, {available:.1} GiB available"),
+            _ => unknown(),
+        },
+    );
+    if let (Some(one), Some(all)) = (report.gflops_one_thread, report.gflops_all_threads) {
+        let size = format!("f32, {GEMM_SIDE} x {GEMM_SIDE}");
+        line(
+            "matrix products",
+            format!("{one:.0} GFLOP/s on one thread, {all:.0} on all ({size})"),
+        );
     }
-    let (one, all) = (report.gflops_one_thread, report.gflops_all_threads);
-    println!("matrix products {one:.0} GFLOP/s on one thread, {all:.0} on all (f32, 1024 x 1024)");
-    println!("microphone      {}", report.microphone);
-    println!("GPU             {}", report.gpu);
+    line("microphone", "not in this build yet".to_string());
+    line(
+        "GPU",
+        match (&report.nvidia_driver, &report.nvidia_library) {
+            (None, None) => "not in this build yet (and no NVIDIA driver found)".to_string(),
+            (Some(driver), _) => format!("not in this build yet (NVIDIA driver found: {driver})"),
+            (None, Some(library)) => format!("not in this build yet (NVIDIA library found: {})", library.display()),
+        },
+    );
     match &report.bundled_model {
-        Ok(model) => {
-            println!(
-                "bundled model   {}, {:.1} M parameters, {}",
-                model.name,
-                model.parameters as f64 / 1e6,
-                &model.identity[..16]
-            );
-            let (plain, adapted) = (model.real_time_factor_unadapted, model.real_time_factor_adapted);
-            println!(
-                "self-test       ok: real-time factor {plain:.3} without adaptation, {adapted:.3} with (all threads)"
+        Some(model) => {
+            let millions = model.parameters as f64 / 1e6;
+            let identity = model.identity.get(..16).unwrap_or(&model.identity);
+            line(
+                "bundled model",
+                format!("{}, {millions:.1} M parameters, {identity}", model.name),
             );
         }
-        Err(reason) => println!("bundled model   {reason}"),
+        None if report.problems.is_empty() => line("bundled model", "none in this build: use -m DIR".to_string()),
+        None => {}
+    }
+    if let Some(test) = &report.self_test {
+        let unadapted = test.real_time_factor_unadapted;
+        let adapted = test
+            .real_time_factor_adapted
+            .map_or(String::new(), |factor| format!(", adapting {factor:.3}"));
+        line(
+            "self-test",
+            format!("OK: real-time factor {unadapted:.3}{adapted} (all threads)"),
+        );
+    }
+    for problem in &report.problems {
+        line("PROBLEM", problem.clone());
+    }
+    text
+}
+
+fn list(features: &[&str]) -> String {
+    if features.is_empty() {
+        "none of note".to_string()
+    } else {
+        features.join(" ")
     }
 }
 
-/// Loads the bundled model and runs it on five seconds of a synthetic voice-like tone.
-fn try_model() -> Result<Model, crate::Error> {
-    let recognizer = Recognizer::bundled()?;
-    let seconds = 5;
-    let samples: Vec<f32> = (0..seconds * SAMPLE_RATE)
-        .map(|n| {
-            let t = n as f32 / SAMPLE_RATE as f32;
-            let syllable = (std::f32::consts::TAU * 3.0 * t).sin().max(0.0);
-            let voice: f32 = (1..20)
-                .map(|k| (std::f32::consts::TAU * 120.0 * k as f32 * t).sin() / k as f32)
-                .sum();
-            0.1 * syllable * voice
-        })
-        .collect();
-    let factor = |config| -> Result<f64, crate::Error> {
-        let mut session = recognizer.session(&config, cores())?;
-        session.transcribe_utterance(&samples, 0.0)?;
-        Ok(session.transcribe_utterance(&samples, 0.0)?.real_time_factor)
-    };
-    let real_time_factor_unadapted = factor(crate::AdaptationConfig::none())?;
-    let real_time_factor_adapted = factor(recognizer.default_adaptation())?;
-    let info = recognizer.info();
-    Ok(Model {
-        name: info.name.clone(),
-        identity: info.identity.clone(),
-        parameters: info.parameters,
-        real_time_factor_unadapted,
-        real_time_factor_adapted,
-    })
+fn features() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    let known = [
+        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+        ("fma", std::arch::is_x86_feature_detected!("fma")),
+        ("f16c", std::arch::is_x86_feature_detected!("f16c")),
+        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+    ];
+    #[cfg(target_arch = "aarch64")]
+    let known = [("neon", std::arch::is_aarch64_feature_detected!("neon"))];
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let known: [(&str, bool); 0] = [];
+    known
+        .into_iter()
+        .filter(|(_, present)| *present)
+        .map(|(name, _)| name)
+        .collect()
 }
 
-/// The first line of a file that starts with a key, after its colon.
-fn field(file: &str, key: &str) -> Option<String> {
+/// The value after the colon of a file's first line that starts with `key`.
+fn field(file: &Path, key: &str) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.starts_with(key))?;
     Some(line.split_once(':')?.1.trim().to_string())
 }
 
-fn processor() -> String {
-    field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown to this program on this system".into())
+fn processor() -> Option<String> {
+    if cfg!(target_os = "macos") {
+        let output = std::process::Command::new("sysctl")
+            .args(["-n", "machdep.cpu.brand_string"])
+            .output()
+            .ok()?;
+        return String::from_utf8(output.stdout)
+            .ok()
+            .map(|name| name.trim().to_string());
+    }
+    field(Path::new("/proc/cpuinfo"), "model name").or_else(|| std::env::var("PROCESSOR_IDENTIFIER").ok())
 }
 
-fn memory_gib() -> Option<f64> {
-    let kibibytes: f64 = field("/proc/meminfo", "MemTotal")?
+fn memory(key: &str) -> Option<f64> {
+    let kibibytes: f64 = field(Path::new("/proc/meminfo"), key)?
         .split_whitespace()
         .next()?
         .parse()
@@ -156,10 +325,20 @@ fn memory_gib() -> Option<f64> {
     Some(kibibytes / (1 << 20) as f64)
 }
 
-fn gpu() -> String {
-    let driver = field("/proc/driver/nvidia/version", "NVRM version");
-    let seen = driver.map_or(String::new(), |version| {
-        format!(" (an NVIDIA driver is installed: {version})")
-    });
-    format!("not used: this version has no CUDA backend{seen}")
+/// Where the driver's library lies, if it is in one of its usual places.
+fn nvidia_library() -> Option<PathBuf> {
+    let fixed = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+        "/usr/lib",
+        "/usr/lib/wsl/lib",
+    ];
+    let listed = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let dirs: Vec<PathBuf> = std::env::split_paths(&listed).chain(fixed.map(PathBuf::from)).collect();
+    let names = dirs
+        .iter()
+        .map(|dir| dir.join("libcuda.so.1"))
+        .chain([PathBuf::from(r"C:\Windows\System32\nvcuda.dll")]);
+    names.into_iter().find(|path| path.is_file())
 }

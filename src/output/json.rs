@@ -1,33 +1,34 @@
-//! Everything that is known of a recording's transcript.
+//! JSON: the transcript with every number that was measured on the way.
 
 use crate::{AdaptationConfig, ModelInfo, Transcript, Utterance};
 use serde::Serialize;
 
-/// A transcript with where it came from.
+/// One recording's transcript with what it was made from, ready to be written.
 #[derive(Debug, Clone, Copy)]
 pub struct Document<'a> {
     /// The recording, as the user named it.
     pub file: &'a str,
-    /// The transcript.
+    /// What was recognised.
     pub transcript: &'a Transcript,
-    /// The model that wrote it.
+    /// The model that recognised it.
     pub model: &'a ModelInfo,
-    /// How it adapted.
+    /// The adaptation settings.
     pub settings: &'a AdaptationConfig,
-    /// What was wrong with the recording.
+    /// What decoding the audio found wrong but survivable.
     pub warnings: &'a [String],
 }
 
+/// The fields and their order, as documented.
 #[derive(Serialize)]
 struct Fields<'a> {
     file: &'a str,
     duration: f64,
     text: String,
-    utterances: &'a [Utterance],
-    warnings: &'a [String],
     model: &'a ModelInfo,
     settings: &'a AdaptationConfig,
-    version: &'a str,
+    version: &'static str,
+    warnings: &'a [String],
+    utterances: &'a [Utterance],
 }
 
 impl<'a> Document<'a> {
@@ -36,21 +37,21 @@ impl<'a> Document<'a> {
             file: self.file,
             duration: self.transcript.duration,
             text: self.transcript.text(),
-            utterances: &self.transcript.utterances,
-            warnings: self.warnings,
             model: self.model,
             settings: self.settings,
             version: crate::VERSION,
+            warnings: self.warnings,
+            utterances: &self.transcript.utterances,
         }
     }
 
-    /// The JSON object on one line, for streams of several.
+    /// The document as one JSON object on one line, for streams of several.
     pub fn json_line(&self) -> String {
-        // Strings, numbers and lists always serialise.
+        // Strings, numbers and lists only: serialisation has no way to fail.
         serde_json::to_string(&self.fields()).unwrap_or_default() + "\n"
     }
 }
 
-pub(super) fn render(document: &Document<'_>) -> String {
+pub(super) fn pretty(document: &Document<'_>) -> String {
     serde_json::to_string_pretty(&document.fields()).unwrap_or_default() + "\n"
 }

@@ -1,105 +1,121 @@
 //! Transcripts out, in the formats people use. Knows nothing of the engine.
+//!
+//! Every format is a pure function from a [`Document`] to text; whoever calls it decides where the text goes.
 
 mod ctm;
 mod cues;
 mod json;
 mod srt;
+mod time;
 mod tsv;
 mod txt;
 mod vtt;
 
 pub use json::Document;
 
-use crate::Transcript;
+use std::fmt;
 use std::str::FromStr;
 
-/// A transcript format; its name is also the file extension.
+/// An output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Format {
-    /// Plain text, a line an utterance.
+    /// Plain text, one line per utterance.
     Txt,
-    /// Everything: words, times, confidences, entropies, losses, settings.
+    /// Everything that is known, as one JSON object.
     Json,
     /// SubRip subtitles.
     Srt,
-    /// WebVTT subtitles.
+    /// WebVTT captions.
     Vtt,
-    /// `start end text`, milliseconds, tab-separated.
+    /// Tab-separated `start`, `end` (milliseconds) and `text`, with the columns Whisper's own tool writes.
     Tsv,
-    /// NIST's time-marked words.
+    /// NIST conversation time marks: one line per word, as `sclite` reads them.
     Ctm,
 }
 
 impl Format {
-    /// All of them.
-    pub const ALL: [Format; 6] = [Self::Txt, Self::Json, Self::Srt, Self::Vtt, Self::Tsv, Self::Ctm];
+    /// Every format, in the order the documentation lists them.
+    pub const ALL: [Format; 6] = [
+        Format::Txt,
+        Format::Json,
+        Format::Srt,
+        Format::Vtt,
+        Format::Tsv,
+        Format::Ctm,
+    ];
 
-    /// The name, which is also the extension.
+    /// The format's name, which is also its file extension.
     pub fn extension(self) -> &'static str {
         match self {
-            Self::Txt => "txt",
-            Self::Json => "json",
-            Self::Srt => "srt",
-            Self::Vtt => "vtt",
-            Self::Tsv => "tsv",
-            Self::Ctm => "ctm",
+            Format::Txt => "txt",
+            Format::Json => "json",
+            Format::Srt => "srt",
+            Format::Vtt => "vtt",
+            Format::Tsv => "tsv",
+            Format::Ctm => "ctm",
         }
     }
 
-    /// The document in this format, ending in a line break (unless it is empty).
+    /// The document in this format. It ends with a line break unless it is empty.
     pub fn render(self, document: &Document<'_>) -> String {
         match self {
-            Self::Txt => txt::render(document.transcript),
-            Self::Json => json::render(document),
-            Self::Srt => srt::render(document.transcript),
-            Self::Vtt => vtt::render(document.transcript),
-            Self::Tsv => tsv::render(document.transcript),
-            Self::Ctm => ctm::render(document.file, document.transcript),
+            Format::Txt => txt::render(document.transcript),
+            Format::Json => json::pretty(document),
+            Format::Srt => srt::render(document.transcript),
+            Format::Vtt => vtt::render(document.transcript),
+            Format::Tsv => tsv::render(document.transcript),
+            Format::Ctm => ctm::render(document.file, document.transcript),
+        }
+    }
+
+    /// The document in this format, marked so that several can follow one another on one stream.
+    ///
+    /// - `txt`: every line is `FILE<TAB>TEXT`; a recording without speech has one line with an empty text
+    /// - `json`: one object on one line
+    /// - `ctm`: a `;; FILE` comment, then the words
+    /// - `srt`, `vtt`, `tsv`: a line `==> FILE <==`, then the output and an empty line
+    pub fn render_labelled(self, document: &Document<'_>) -> String {
+        let file = one_line(document.file);
+        match self {
+            Format::Txt => txt::labelled(&file, document.transcript),
+            Format::Json => document.json_line(),
+            Format::Ctm => format!(";; {file}\n{}", self.render(document)),
+            Format::Srt | Format::Vtt | Format::Tsv => {
+                let body = self.render(document);
+                let gap = if body.ends_with("\n\n") { "" } else { "\n" };
+                format!("==> {file} <==\n{body}{gap}")
+            }
         }
     }
 }
 
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|format| format.extension() == name);
-        found.ok_or_else(|| format!("`{name}` is not a format; use txt, json, srt, vtt, tsv, ctm or all"))
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.extension())
     }
 }
 
-/// Text on one line: control characters (line breaks and tabs among them) become spaces.
+/// The name given is no format's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown format `{0}`: choose from txt, json, srt, vtt, tsv, ctm")]
+pub struct UnknownFormat(pub String);
+
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFormat> {
+        Format::ALL
+            .into_iter()
+            .find(|format| format.extension().eq_ignore_ascii_case(name.trim()))
+            .ok_or_else(|| UnknownFormat(name.to_string()))
+    }
+}
+
+/// `text` with every run of whitespace and control characters as one space, and none at the ends: what a
+/// line-based format can hold.
 fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() || c == '\u{2028}' || c == '\u{2029}' {
-                ' '
-            } else {
-                c
-            }
-        })
-        .collect()
-}
-
-/// Milliseconds, never negative.
-fn milliseconds(seconds: f64) -> u64 {
-    (seconds.max(0.0) * 1000.0).round() as u64
-}
-
-/// `HH:MM:SS<separator>mmm`; hours grow beyond two digits where they must.
-fn clock(milliseconds: u64, separator: char) -> String {
-    let (hours, minutes) = (milliseconds / 3_600_000, milliseconds / 60_000 % 60);
-    format!(
-        "{hours:02}:{minutes:02}:{:02}{separator}{:03}",
-        milliseconds / 1000 % 60,
-        milliseconds % 1000
-    )
-}
-
-/// The utterances that say something.
-fn spoken(transcript: &Transcript) -> impl Iterator<Item = &crate::Utterance> {
-    transcript
-        .utterances
-        .iter()
-        .filter(|utterance| !utterance.text.trim().is_empty())
+    let words = text
+        .split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }

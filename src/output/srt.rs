@@ -1,19 +1,16 @@
-//! SubRip: numbered cues, comma before the milliseconds.
+//! SubRip subtitles.
 
-use super::clock;
 use super::cues::cues;
+use super::time::timestamp;
 use crate::Transcript;
 
 pub(super) fn render(transcript: &Transcript) -> String {
-    let cues = cues(transcript).into_iter().enumerate();
-    cues.map(|(index, cue)| {
-        let (start, end) = (clock(cue.start, ','), clock(cue.end, ','));
-        // An arrow inside the text would read as a time line.
-        format!(
-            "{}\n{start} --> {end}\n{}\n\n",
-            index + 1,
-            cue.lines.join("\n").replace("-->", "->")
-        )
-    })
-    .collect()
+    let mut out = String::new();
+    for (i, cue) in cues(transcript).into_iter().enumerate() {
+        // SubRip has no escapes; an arrow is the one thing in a text that a reader could take for a time line.
+        let text = cue.lines.join("\n").replace("-->", "->");
+        let (start, end) = (timestamp(cue.start, ','), timestamp(cue.end, ','));
+        out.push_str(&format!("{}\n{start} --> {end}\n{text}\n\n", i + 1));
+    }
+    out
 }

@@ -1,12 +1,17 @@
-//! Whisper's table: `start`, `end` in milliseconds and the text, tab-separated, with a header.
+//! Tab-separated values: `start` and `end` in milliseconds and `text`, one row per utterance.
 
-use super::{milliseconds, one_line, spoken};
+use super::one_line;
+use super::time::milliseconds;
 use crate::Transcript;
 
 pub(super) fn render(transcript: &Transcript) -> String {
-    let rows = spoken(transcript).map(|utterance| {
-        let (start, end) = (milliseconds(utterance.start), milliseconds(utterance.end));
-        format!("{start}\t{end}\t{}\n", one_line(&utterance.text))
-    });
-    std::iter::once("start\tend\ttext\n".to_string()).chain(rows).collect()
+    let mut out = String::from("start\tend\ttext\n");
+    for utterance in &transcript.utterances {
+        let text = one_line(&utterance.text);
+        if !text.is_empty() {
+            let (start, end) = (milliseconds(utterance.start), milliseconds(utterance.end));
+            out.push_str(&format!("{start}\t{end}\t{text}\n"));
+        }
+    }
+    out
 }

@@ -1,18 +1,23 @@
-//! WebVTT: the web's subtitles; `&`, `<` and `>` are markup there.
+//! WebVTT captions (W3C).
 
-use super::clock;
 use super::cues::cues;
+use super::time::timestamp;
 use crate::Transcript;
 
 pub(super) fn render(transcript: &Transcript) -> String {
-    let cues = cues(transcript).into_iter().map(|cue| {
-        let text = cue
-            .lines
-            .join("\n")
-            .replace('&', "&amp;")
-            .replace('<', "&lt;")
-            .replace('>', "&gt;");
-        format!("{} --> {}\n{text}\n\n", clock(cue.start, '.'), clock(cue.end, '.'))
-    });
-    std::iter::once("WEBVTT\n\n".to_string()).chain(cues).collect()
+    let mut out = String::from("WEBVTT\n\n");
+    for cue in cues(transcript) {
+        let text = escape(&cue.lines.join("\n"));
+        out.push_str(&format!(
+            "{} --> {}\n{text}\n\n",
+            timestamp(cue.start, '.'),
+            timestamp(cue.end, '.')
+        ));
+    }
+    out
+}
+
+/// The characters cue text may not hold as they are; `>` too, so that no arrow can appear.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

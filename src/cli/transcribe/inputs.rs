@@ -1,151 +1,177 @@
-//! Which recordings: files as named, directories walked in a stable order.
+//! The recordings a run is about: files as named, and the audio files found in directories.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
-/// Names by which a recording in a directory is known. A file named on the command line needs none of them.
-const EXTENSIONS: [&str; 19] = [
-    "wav", "wave", "flac", "mp3", "mp2", "m4a", "m4b", "mp4", "mov", "aac", "ogg", "oga", "aif", "aiff", "aifc", "caf",
-    "mka", "mkv", "webm",
+/// Names that mark a file in a directory as audio.
+const EXTENSIONS: [&str; 22] = [
+    "wav", "wave", "flac", "mp3", "mp2", "m4a", "m4b", "mp4", "mov", "aac", "ogg", "oga", "opus", "aif", "aiff",
+    "aifc", "caf", "mka", "mkv", "webm", "w64", "wma",
 ];
 
-/// One recording.
+/// Where a recording's bytes come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    File(PathBuf),
+    Stdin,
+}
+
+/// One recording to transcribe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Input {
-    /// Where it is; `-` is standard input.
-    pub(super) path: PathBuf,
-    /// Its place below the output directory, without a format's extension.
-    pub(super) stem: PathBuf,
+    pub(super) source: Source,
+    /// The path as the user would write it.
+    pub(super) name: String,
+    /// Where it lies below the argument it was found through: what the output tree mirrors.
+    pub(super) relative: PathBuf,
+    /// Its size, for the estimate of the time left; 0 if unknown.
+    pub(super) bytes: u64,
 }
 
-impl Input {
-    /// Whether it is standard input.
-    pub(super) fn is_stdin(&self) -> bool {
-        self.path == Path::new("-")
-    }
-
-    /// As the user knows it.
-    pub(super) fn name(&self) -> String {
-        self.path.display().to_string()
-    }
+/// The recordings found, and what could not be looked at.
+#[derive(Debug, Default)]
+pub(super) struct Inputs {
+    pub(super) inputs: Vec<Input>,
+    /// Path and message of each directory or entry that could not be read.
+    pub(super) unreadable: Vec<(String, String)>,
+    /// Directories named by the user in which no audio file was found.
+    pub(super) empty: Vec<String>,
 }
 
-/// A path that could not be looked at.
-#[derive(Debug)]
-pub(super) struct Unreadable {
-    pub(super) path: PathBuf,
-    pub(super) reason: String,
-}
-
-/// All recordings of the paths, each once, in the order of the paths and by name inside directories.
-pub(super) fn collect(paths: &[PathBuf]) -> (Vec<Input>, Vec<Unreadable>) {
-    let mut found: Vec<(PathBuf, PathBuf)> = Vec::new();
-    let mut unreadable = Vec::new();
+/// Finds the recordings that `paths` name: in the order given, directories' files sorted, each file once.
+pub(super) fn collect(paths: &[PathBuf]) -> Inputs {
+    let mut found = Inputs::default();
     let mut seen = HashSet::new();
     for path in paths {
-        if path == Path::new("-") {
-            found.push((path.clone(), "stdin".into()));
+        if path.as_os_str() == "-" {
+            if seen.insert(PathBuf::from("-")) {
+                found.inputs.push(Input {
+                    source: Source::Stdin,
+                    name: "-".to_string(),
+                    relative: PathBuf::from("stdin"),
+                    bytes: 0,
+                });
+            }
         } else if path.is_dir() {
-            walk(path, &mut found, &mut unreadable);
+            walk(path, &mut seen, &mut found);
         } else {
-            let name = path.file_name().unwrap_or(path.as_os_str());
-            found.push((path.clone(), name.into()));
+            let relative = path.file_name().map_or_else(|| PathBuf::from("unnamed"), PathBuf::from);
+            add(path.clone(), relative, &mut seen, &mut found);
         }
     }
-    found.retain(|(path, _)| seen.insert(std::fs::canonicalize(path).unwrap_or_else(|_| path.clone())));
-    (with_stems(found), unreadable)
+    found
 }
 
-fn walk(root: &Path, found: &mut Vec<(PathBuf, PathBuf)>, unreadable: &mut Vec<Unreadable>) {
-    let hidden = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with('.');
+/// Links are followed, also to directories; walkdir recognises loops and they are reported like any entry that
+/// cannot be read.
+fn walk(root: &Path, seen: &mut HashSet<PathBuf>, found: &mut Inputs) {
+    let mut any = false;
     let entries = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter();
-    for entry in entries.filter_entry(|entry| entry.depth() == 0 || !hidden(entry.file_name())) {
+    for entry in entries.filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry)) {
         match entry {
-            Ok(entry) if entry.file_type().is_file() && is_recording(entry.path()) => {
+            Ok(entry) if !entry.file_type().is_dir() && is_audio(entry.path()) => {
+                any = true;
                 let relative = entry.path().strip_prefix(root).unwrap_or(entry.path()).to_path_buf();
-                found.push((entry.into_path(), relative));
+                add(entry.into_path(), relative, seen, found);
             }
             Ok(_) => {}
-            // A link to a directory above: everything in it is found anyway.
+            // A loop leads only to what is found anyway.
             Err(error) if error.loop_ancestor().is_some() => {}
+            // Dangling links to what is no audio are none of our business.
+            Err(error)
+                if error.depth() > 0 && error.path().is_some_and(|path| path.is_symlink() && !is_audio(path)) => {}
             Err(error) => {
-                let path = error.path().unwrap_or(root).to_path_buf();
-                let reason = error
+                any = true;
+                let path = error.path().unwrap_or(root).display().to_string();
+                let message = error
                     .io_error()
                     .map_or_else(|| error.to_string(), |error| error.to_string());
-                unreadable.push(Unreadable { path, reason });
+                found.unreadable.push((path, message));
             }
         }
     }
+    if !any {
+        found.empty.push(root.display().to_string());
+    }
 }
 
-fn is_recording(path: &Path) -> bool {
+fn add(path: PathBuf, relative: PathBuf, seen: &mut HashSet<PathBuf>, found: &mut Inputs) {
+    // A file that cannot be resolved will fail by its name; until then the name tells it apart.
+    let identity = path.canonicalize().unwrap_or_else(|_| path.clone());
+    if seen.insert(identity) {
+        let bytes = path.metadata().map_or(0, |metadata| metadata.len());
+        found.inputs.push(Input {
+            name: path.display().to_string(),
+            source: Source::File(path),
+            relative,
+            bytes,
+        });
+    }
+}
+
+fn is_hidden(entry: &DirEntry) -> bool {
+    entry.file_name().as_encoded_bytes().starts_with(b".")
+}
+
+fn is_audio(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|extension| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
+    extension.is_some_and(|extension| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)))
 }
 
-/// Output names: the input's without its extension, unless two recordings would then share one (`a.wav` beside
-/// `a.mp3`, the same name in two directories); those keep the extension, and a number if that is not enough.
-fn with_stems(found: Vec<(PathBuf, PathBuf)>) -> Vec<Input> {
-    let short = |relative: &Path| relative.with_extension("");
-    let mut sharing: BTreeMap<PathBuf, usize> = BTreeMap::new();
-    for (_, relative) in &found {
-        *sharing.entry(short(relative)).or_default() += 1;
-    }
-    let mut taken = HashSet::new();
-    let mut inputs = Vec::with_capacity(found.len());
-    for (path, relative) in found {
-        let mut stem = if sharing[&short(&relative)] == 1 {
-            short(&relative)
-        } else {
-            relative.clone()
-        };
-        let mut number = 2;
-        while !taken.insert(stem.clone()) {
-            let mut name = relative.clone().into_os_string();
-            name.push(format!(".{number}"));
-            stem = name.into();
-            number += 1;
-        }
-        inputs.push(Input { path, stem });
-    }
-    inputs
+/// The extensions looked for, for messages.
+pub(super) fn known_extensions() -> String {
+    EXTENSIONS.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
-    fn stems(paths: &[&str]) -> Vec<String> {
-        let found = paths
+    fn names(found: &Inputs) -> Vec<String> {
+        found
+            .inputs
             .iter()
-            .map(|path| (PathBuf::from(format!("root/{path}")), PathBuf::from(path)))
-            .collect();
-        with_stems(found)
-            .into_iter()
-            .map(|input| input.stem.display().to_string())
+            .map(|input| input.relative.display().to_string().replace('\\', "/"))
             .collect()
     }
 
     #[test]
-    fn outputs_never_share_a_name() {
-        assert_eq!(stems(&["a.wav", "sub/a.wav"]), ["a", "sub/a"]);
-        assert_eq!(stems(&["a.wav", "a.mp3"]), ["a.wav", "a.mp3"]);
-        assert_eq!(stems(&["a.wav", "a.wav", "b.c.wav"]), ["a.wav", "a.wav.2", "b.c"]);
+    fn directories_are_searched_in_a_stable_order_for_audio() -> std::io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        fs::create_dir_all(dir.path().join("sub/.hidden"))?;
+        for name in [
+            "b.WAV",
+            "a.mp3",
+            "notes.txt",
+            "sub/c.flac",
+            "sub/.d.wav",
+            "sub/.hidden/e.wav",
+        ] {
+            fs::write(dir.path().join(name), "")?;
+        }
+        let found = collect(&[
+            dir.path().to_path_buf(),
+            dir.path().join("b.WAV"),
+            "-".into(),
+            "-".into(),
+        ]);
+        assert_eq!(names(&found), ["a.mp3", "b.WAV", "sub/c.flac", "stdin"]);
+        Ok(())
     }
 
+    #[cfg(unix)]
     #[test]
-    fn directories_are_walked_in_order_without_hidden_and_other_files() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["b.wav", "a.FLAC", "notes.txt", ".hidden.wav", "sub/c.mp3"] {
-            let path = dir.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, "x").unwrap();
-        }
-        let (inputs, unreadable) = collect(&[dir.path().to_path_buf(), dir.path().join("b.wav")]);
-        let stems: Vec<String> = inputs.iter().map(|input| input.stem.display().to_string()).collect();
-        assert_eq!(stems, ["a", "b", "sub/c"]);
-        assert!(unreadable.is_empty());
+    fn links_that_loop_end() -> std::io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        fs::create_dir(dir.path().join("sub"))?;
+        fs::write(dir.path().join("sub/a.wav"), "")?;
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("sub/up"))?;
+        std::os::unix::fs::symlink("a.wav", dir.path().join("sub/same.wav"))?;
+        let found = collect(&[dir.path().to_path_buf()]);
+        assert_eq!(names(&found), ["sub/a.wav"]);
+        assert!(found.unreadable.is_empty());
+        Ok(())
     }
 }

@@ -1,143 +1,207 @@
-//! What is already done in an output directory: an append-only list, a JSON object a line.
+//! The journal of an output directory: what is done, from what, with which settings.
+//!
+//! An append-only file of JSON lines. Before a recording's outputs are moved into place a `writing` line claims their
+//! names, afterwards a `done` line says from which content and settings they are; each is on the disk before the next
+//! step. So whatever instant a run is killed at, the next one knows which files are aurist's own and which are whole.
 
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// The journal's name in the output directory.
-pub(super) const FILE: &str = ".aurist-journal.jsonl";
+const FILE_NAME: &str = ".aurist-journal.jsonl";
 
-/// One finished recording.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Entry {
-    /// Version of this format.
-    pub(super) schema: u32,
-    /// The recording's place below the output directory, without a format's extension.
-    pub(super) stem: PathBuf,
-    /// BLAKE3 of the recording's content.
-    pub(super) content: String,
-    /// BLAKE3 of everything that decides the transcript: model, settings, program's transcript version.
-    pub(super) settings: String,
-    /// Format → output, relative to the output directory.
-    pub(super) outputs: BTreeMap<String, PathBuf>,
+/// How far a recording got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Status {
+    /// Its outputs are about to be moved into place.
+    Writing,
+    /// Its outputs are in place.
+    Done,
+    /// It could not be transcribed; its outputs, if any, are an earlier run's.
+    Failed,
 }
 
-/// The version written; entries of another are not understood, and so not trusted.
-pub(super) const SCHEMA: u32 = 1;
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub(super) status: Status,
+    /// The recording's path as the user wrote it.
+    pub(super) file: String,
+    /// BLAKE3 of its bytes; `None` where they cannot be read twice, as from a pipe.
+    pub(super) content: Option<String>,
+    /// See `settings::settings_key`.
+    pub(super) settings: String,
+    /// The outputs' keys: their paths below the output directory, with `/`.
+    #[serde(default)]
+    pub(super) outputs: Vec<String>,
+    #[serde(default)]
+    pub(super) formats: Vec<String>,
+    /// Length of the recording in seconds.
+    #[serde(default)]
+    pub(super) duration: f64,
+    /// Wall-clock seconds its transcription took.
+    #[serde(default)]
+    pub(super) seconds: f64,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) message: Option<String>,
+    /// The version of aurist that wrote the line.
+    #[serde(default)]
+    pub(super) version: String,
+}
 
-/// An open journal.
+/// What the journal says of one output.
+#[derive(Debug)]
+struct Output {
+    done: bool,
+    content: Option<String>,
+    settings: String,
+}
+
+/// An output directory's journal, open for appending.
+#[derive(Debug)]
 pub(super) struct Journal {
+    path: PathBuf,
     file: File,
-    done: HashMap<PathBuf, Entry>,
-    ours: HashSet<PathBuf>,
+    outputs: HashMap<String, Output>,
 }
 
 impl Journal {
-    /// Opens or begins the journal of a directory. A last line torn by a crash is cut off, so that the next entry
-    /// starts a line of its own; other lines that are not entries are passed over.
-    pub(super) fn open(directory: &Path) -> std::io::Result<Self> {
-        let path = directory.join(FILE);
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let whole = bytes
-            .iter()
-            .rposition(|&byte| byte == b'\n')
-            .map_or(0, |position| position + 1);
-        if whole < bytes.len() {
-            file.set_len(whole as u64)?;
-            file.seek(SeekFrom::End(0))?;
-        }
-        let mut journal = Self {
-            file,
-            done: HashMap::new(),
-            ours: HashSet::new(),
-        };
-        for line in bytes[..whole].split(|&byte| byte == b'\n') {
-            if let Ok(entry) = serde_json::from_slice::<Entry>(line)
-                && entry.schema == SCHEMA
-            {
-                journal.remember(entry);
+    /// Opens the journal of `dir`, or begins it. Lines that are not entries are passed over: the torn last line of a
+    /// run that was killed, above all.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(FILE_NAME);
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
+        let mut outputs = HashMap::new();
+        for line in BufReader::new(&file).split(b'\n') {
+            if let Ok(entry) = serde_json::from_slice::<Entry>(&line?) {
+                remember(&mut outputs, entry);
             }
         }
-        Ok(journal)
+        if !ends_with_newline(&mut file)? {
+            // What is appended must not be read as part of the torn line.
+            file.write_all(b"\n")?;
+        }
+        Ok(Self { path, file, outputs })
     }
 
-    /// The last entry for a place.
-    pub(super) fn entry(&self, stem: &Path) -> Option<&Entry> {
-        self.done.get(stem)
-    }
-
-    /// Whether an output (relative to the directory) was written by this program.
-    pub(super) fn is_ours(&self, output: &Path) -> bool {
-        self.ours.contains(output)
-    }
-
-    /// Adds an entry; it is on the disk when this returns.
-    pub(super) fn append(&mut self, entry: Entry) -> std::io::Result<()> {
+    /// Writes one entry through to the disk.
+    pub(super) fn append(&mut self, entry: Entry) -> io::Result<()> {
         let mut line = serde_json::to_vec(&entry)?;
         line.push(b'\n');
+        // One write, so that no other line can come between its parts.
         self.file.write_all(&line)?;
         self.file.sync_data()?;
-        self.remember(entry);
+        remember(&mut self.outputs, entry);
         Ok(())
     }
 
-    fn remember(&mut self, entry: Entry) {
-        self.ours.extend(entry.outputs.values().cloned());
-        self.done.insert(entry.stem.clone(), entry);
+    /// Whether `output` was written, or was about to be, by aurist.
+    pub(super) fn owns(&self, output: &str) -> bool {
+        self.outputs.contains_key(output)
     }
+
+    /// Whether `output` is whole and made from this content with these settings.
+    pub(super) fn is_done(&self, output: &str, content: &str, settings: &str) -> bool {
+        self.outputs
+            .get(output)
+            .is_some_and(|known| known.done && known.content.as_deref() == Some(content) && known.settings == settings)
+    }
+
+    /// Where the journal is, for messages.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn remember(outputs: &mut HashMap<String, Output>, entry: Entry) {
+    if entry.status == Status::Failed {
+        return;
+    }
+    for output in entry.outputs {
+        let done = entry.status == Status::Done;
+        outputs.insert(
+            output,
+            Output {
+                done,
+                content: entry.content.clone(),
+                settings: entry.settings.clone(),
+            },
+        );
+    }
+}
+
+fn ends_with_newline(file: &mut File) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(stem: &str) -> Entry {
-        let outputs = BTreeMap::from([("txt".to_string(), PathBuf::from(format!("{stem}.txt")))]);
+    fn entry(status: Status, output: &str) -> Entry {
         Entry {
-            schema: SCHEMA,
-            stem: stem.into(),
-            content: "c".into(),
+            status,
+            file: "a.wav".into(),
+            content: Some("c".into()),
             settings: "s".into(),
-            outputs,
+            outputs: vec![output.into()],
+            formats: vec!["txt".into()],
+            duration: 1.0,
+            seconds: 0.5,
+            message: None,
+            version: "0".into(),
         }
     }
 
     #[test]
-    fn a_torn_last_line_is_cut_off_and_the_rest_survives() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap();
-        journal.append(entry("a")).unwrap();
-        journal.append(entry("b")).unwrap();
+    fn remembers_what_is_done_and_what_was_begun() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let mut journal = Journal::open(dir.path())?;
+        journal.append(entry(Status::Writing, "a.txt"))?;
+        journal.append(entry(Status::Done, "a.txt"))?;
+        journal.append(entry(Status::Writing, "b.txt"))?;
+        journal.append(entry(Status::Failed, "c.txt"))?;
         drop(journal);
-        let path = dir.path().join(FILE);
-        let whole = std::fs::read(&path).unwrap();
-        for keep in 0..whole.len() {
-            std::fs::write(&path, &whole[..keep]).unwrap();
-            let mut journal = Journal::open(dir.path()).unwrap();
-            let before = journal.done.len();
-            journal.append(entry("c")).unwrap();
-            drop(journal);
-            let journal = Journal::open(dir.path()).unwrap();
-            assert_eq!(journal.done.len(), before + 1, "cut at {keep}");
-            assert_eq!(journal.entry(Path::new("c")), Some(&entry("c")));
-            assert!(journal.is_ours(Path::new("c.txt")));
-        }
+        let journal = Journal::open(dir.path())?;
+        assert!(journal.is_done("a.txt", "c", "s"));
+        assert!(!journal.is_done("a.txt", "other", "s") && !journal.is_done("a.txt", "c", "other"));
+        assert!(journal.owns("b.txt") && !journal.is_done("b.txt", "c", "s"));
+        assert!(!journal.owns("c.txt"));
+        Ok(())
     }
 
     #[test]
-    fn lines_of_another_version_or_none_are_not_trusted() {
-        let dir = tempfile::tempdir().unwrap();
-        let newer = serde_json::to_string(&Entry {
-            schema: SCHEMA + 1,
-            ..entry("a")
-        })
-        .unwrap();
-        std::fs::write(dir.path().join(FILE), format!("{newer}\nrubbish\n\u{0}\n[]\n")).unwrap();
-        let journal = Journal::open(dir.path()).unwrap();
-        assert!(journal.done.is_empty() && journal.ours.is_empty());
+    fn a_torn_line_is_lost_alone_wherever_it_was_torn() -> io::Result<()> {
+        let whole = {
+            let dir = tempfile::tempdir()?;
+            let mut journal = Journal::open(dir.path())?;
+            journal.append(entry(Status::Done, "a.txt"))?;
+            journal.append(entry(Status::Done, "b.txt"))?;
+            std::fs::read(journal.path())?
+        };
+        let first = whole.len() / 2;
+        for length in first..whole.len() {
+            let dir = tempfile::tempdir()?;
+            std::fs::write(dir.path().join(FILE_NAME), &whole[..length])?;
+            let mut journal = Journal::open(dir.path())?;
+            assert!(journal.is_done("a.txt", "c", "s"));
+            journal.append(entry(Status::Done, "c.txt"))?;
+            let journal = Journal::open(dir.path())?;
+            assert!(
+                journal.is_done("a.txt", "c", "s") && journal.is_done("c.txt", "c", "s"),
+                "torn at {length}"
+            );
+        }
+        Ok(())
     }
 }

@@ -1,11 +1,17 @@
-//! `aurist transcribe`: recordings in, transcripts out.
+//! `aurist transcribe`: recordings in, transcripts out, and what is done stays done.
+//!
+//! `arguments` holds what was typed, `settings` what it means; `run` does it: `inputs` finds the recordings, `worker`s
+//! take them from the `queue`, `outputs` puts their transcripts in place and into the `journal`.
 
 mod arguments;
 mod inputs;
+mod interrupt;
 mod journal;
 mod outputs;
 mod progress;
+mod queue;
 mod run;
+mod settings;
 mod worker;
 
 pub(super) use arguments::Arguments;

@@ -1,263 +1,247 @@
-//! The run: inputs, workers, and what they bring in order.
+//! The run: from settings to workers, and what they report to standard output, standard error and the exit code.
 
 use super::arguments::Arguments;
-use super::inputs::{self, Input};
-use super::outputs::{Decision, OutputDirectory};
-use super::progress::Progress;
-use super::worker::{Done, Event, Outcome, Shared, work};
-use crate::cli::Failure;
-use crate::output::{Document, Format};
-use crate::{AdaptationConfig, Recognizer};
+use super::inputs::{self, Inputs};
+use super::interrupt::Interrupt;
+use super::outputs::OutputDir;
+use super::progress::{Progress, Start, Summary};
+use super::queue::Queue;
+use super::settings::{self, Settings};
+use super::worker::{self, Destination, Done, Event, Job, Outcome};
+use crate::cli::{Exit, Failure};
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 
-/// Set by the first Ctrl-C.
-static STOP: AtomicBool = AtomicBool::new(false);
+/// How many results may wait for an earlier one that standard output must show first.
+const STDOUT_WINDOW: usize = 256;
 
-/// Transcripts change when this does; journals then do their recordings again.
-const TRANSCRIPT_VERSION: u32 = 1;
-
-/// Runs `aurist transcribe`.
-pub(in crate::cli) fn run(arguments: Arguments) -> Result<(), Failure> {
-    arguments.check_device()?;
-    let formats = arguments.formats()?;
-    let (inputs, unreadable) = inputs::collect(&arguments.paths);
-    if inputs.is_empty() && unreadable.is_empty() {
-        return Err(Failure::usage(
-            "no recordings were found there; name a file, or a directory that holds wav, flac, mp3, m4a, ogg or other audio files",
-        ));
-    }
-    let recognizer = match &arguments.model {
-        Some(directory) => Recognizer::from_dir(directory),
-        None => Recognizer::bundled(),
-    };
-    let recognizer = recognizer.map_err(Failure::usage)?;
-    let adaptation = arguments.adaptation(&recognizer);
-    let directory = match &arguments.output_dir {
-        Some(path) => {
-            let key = settings_key(&recognizer, &adaptation);
-            Some(OutputDirectory::open(path, formats.clone(), key, arguments.overwrite)?)
+/// Runs the command.
+pub(in crate::cli) fn run(typed: Arguments) -> Result<Exit, Failure> {
+    let mut progress = Progress::new(typed.progress);
+    match go(typed, &mut progress) {
+        // A program that reads JSON is told in JSON why the run could not start.
+        Err(failure) if progress.is_json() => {
+            progress.error(None, &failure.message);
+            Ok(failure.exit)
         }
-        None => None,
-    };
-    // The second Ctrl-C does not wait for the utterances in hand.
-    let _ = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    });
-
-    let mut progress = Progress::new(arguments.progress, inputs.len() + unreadable.len());
-    for problem in &unreadable {
-        progress.failed(
-            &problem.path.display().to_string(),
-            &format!("it could not be read: {}", problem.reason),
-        );
-    }
-    let writer = match directory {
-        Some(directory) => Writer::Directory(Mutex::new(directory)),
-        None => Writer::Stdout {
-            format: formats[0],
-            several: inputs.len() > 1,
-        },
-    };
-    let (jobs, threads) = arguments.split(inputs.len());
-    let fatal = transcribe_all(&inputs, &recognizer, &adaptation, &writer, &mut progress, jobs, threads);
-    let place = writer.place();
-    progress.summary(place.as_deref());
-    let interrupted = STOP.load(Ordering::Relaxed) && fatal.is_none();
-    match fatal {
-        Some(Stop::Failure(message)) => Err(Failure::failed(message)),
-        // Whoever read standard output has seen enough.
-        Some(Stop::NobodyReads) => Ok(()),
-        None if interrupted => {
-            let resume = if place.is_some() {
-                "; run the same command again to go on"
-            } else {
-                ""
-            };
-            Err(Failure {
-                message: format!("interrupted{resume}"),
-                code: 130,
-            })
-        }
-        None if progress.totals().failed > 0 => Err(Failure {
-            message: String::new(),
-            code: 1,
-        }),
-        None => Ok(()),
+        ended => ended,
     }
 }
 
-/// Why everything stops.
-enum Stop {
-    Failure(String),
-    NobodyReads,
-}
+fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
+    let settings = Settings::resolve(typed)?;
+    let found = inputs::collect(&settings.paths);
+    for (path, message) in &found.unreadable {
+        progress.error(Some(path), message);
+    }
+    if found.inputs.is_empty() {
+        return nothing_to_do(&found);
+    }
+    for path in &found.empty {
+        progress.warning(Some(path), "no audio files in this directory");
+    }
+    for option in settings::idle_options(&settings.adaptation) {
+        progress.warning(None, &format!("{option} has no effect with --adapt none"));
+    }
+    let to = match &settings.output_dir {
+        Some(root) => Destination::Directory(Box::new(OutputDir::open(root, &found.inputs, &settings)?)),
+        None => Destination::Stdout(settings.formats[0], !settings.unlabelled()),
+    };
+    let recognizer = settings::load_model(settings.model.as_deref())?;
+    let (events, incoming) = channel();
+    let signals = events.clone();
+    let interrupt = Interrupt::listen(move || {
+        let _ = signals.send(Event::Stop);
+    })?;
 
-/// Where transcripts go.
-enum Writer {
-    Directory(Mutex<OutputDirectory>),
-    Stdout { format: Format, several: bool },
-}
-
-fn transcribe_all(
-    inputs: &[Input],
-    recognizer: &Recognizer,
-    adaptation: &AdaptationConfig,
-    writer: &Writer,
-    progress: &mut Progress,
-    jobs: usize,
-    threads: usize,
-) -> Option<Stop> {
-    let before = |index: usize, content: &str| writer.is_done(&inputs[index], content);
-    let shared = Shared {
+    let files = found.inputs.len();
+    let (jobs, threads) = settings.parallelism(files);
+    let adaptation = settings::adaptation(&settings.adaptation, recognizer.default_adaptation());
+    let info = recognizer.info();
+    let settings_key = settings::settings_key(info, &adaptation);
+    let window = if settings.output_dir.is_some() {
+        usize::MAX
+    } else {
+        STDOUT_WINDOW
+    };
+    let queue = Queue::new(files, window);
+    let inputs = found.inputs;
+    let job = Arc::new(Job {
         inputs,
-        next: AtomicUsize::new(0),
-        stop: &STOP,
+        queue,
         recognizer,
         adaptation,
+        settings_key,
         threads,
-        before: &before,
-        hash: matches!(writer, Writer::Directory(_)),
-    };
-    let (sender, events) = mpsc::channel();
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            let (shared, sender) = (&shared, sender.clone());
-            scope.spawn(move || work(shared, &sender));
+        to,
+        interrupt,
+    });
+
+    let bytes = job.inputs.iter().map(|input| input.bytes).collect();
+    progress.start(Start {
+        bytes,
+        jobs,
+        threads,
+        model: job.recognizer.info(),
+        settings: &job.adaptation,
+    });
+    worker::quiet_panics();
+    // Threads of their own, not scoped ones: a run that is interrupted must not wait for them.
+    for i in 0..jobs {
+        let (job, events) = (Arc::clone(&job), events.clone());
+        let name = format!("worker {i}");
+        let spawned = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || worker::work(&job, events));
+        spawned.map_err(|error| Failure::failed(format_args!("cannot start a worker: {error}")))?;
+    }
+    Run {
+        job: &job,
+        progress,
+        summary: Summary {
+            files: files + found.unreadable.len(),
+            failed: found.unreadable.len(),
+            ..Summary::default()
+        },
+        waiting: BTreeMap::new(),
+        printed: 0,
+        workers: jobs,
+    }
+    .listen(&incoming)
+}
+
+fn nothing_to_do(found: &Inputs) -> Result<Exit, Failure> {
+    if !found.unreadable.is_empty() {
+        return Ok(Exit::Failed);
+    }
+    Err(Failure::usage(format_args!(
+        "no audio files in {} (looked for {})",
+        found.empty.join(", "),
+        inputs::known_extensions()
+    )))
+}
+
+/// A run in progress, as its main thread sees it.
+struct Run<'a> {
+    job: &'a Job,
+    progress: &'a mut Progress,
+    summary: Summary,
+    /// Results that standard output must show after an earlier one.
+    waiting: BTreeMap<usize, Option<String>>,
+    /// Recordings whose turn on standard output is over.
+    printed: usize,
+    workers: usize,
+}
+
+/// Why a run stops before its end.
+enum Stop {
+    Interrupted,
+    /// The reader of standard output has enough.
+    NobodyReads,
+    Fatal(String),
+}
+
+impl Run<'_> {
+    fn listen(mut self, incoming: &Receiver<Event>) -> Result<Exit, Failure> {
+        let stopped = self.handle_all(incoming).err();
+        self.job.queue.close();
+        if let Destination::Directory(directory) = &self.job.to {
+            directory.freeze();
+            self.summary.output_dir = Some(directory.root().display().to_string());
         }
-        drop(sender);
-        // On standard output transcripts appear in the inputs' order, whichever is finished first.
-        let mut waiting = BTreeMap::new();
-        let mut turn = 0;
-        for event in &events {
-            let (index, outcome) = match event {
-                Event::Progress(seconds) => {
-                    progress.advance(seconds);
-                    continue;
-                }
-                Event::Finished { index, outcome } => (index, outcome),
-            };
-            let in_order = matches!(writer, Writer::Stdout { .. });
-            waiting.insert(index, outcome);
-            while let Some((index, outcome)) = if in_order {
-                waiting.remove_entry(&turn)
-            } else {
-                waiting.pop_first()
-            } {
-                turn += 1;
-                let input = &inputs[index];
-                let stopped = match outcome {
-                    Outcome::Done(done) => finish(input, &done, recognizer, adaptation, writer, progress),
-                    Outcome::Skipped => {
-                        progress.skipped(&input.name());
-                        None
-                    }
-                    Outcome::Failed(message) => {
-                        progress.failed(&input.name(), &message);
-                        None
-                    }
-                    Outcome::Interrupted => None,
-                };
-                if stopped.is_some() {
-                    STOP.store(true, Ordering::Relaxed);
-                    return stopped;
-                }
+        match stopped {
+            None => {
+                self.progress.summary(&self.summary);
+                Ok(if self.summary.failed > 0 {
+                    Exit::Failed
+                } else {
+                    Exit::Done
+                })
+            }
+            Some(Stop::Interrupted) => {
+                self.summary.interrupted = true;
+                self.progress.summary(&self.summary);
+                Ok(Exit::Interrupted)
+            }
+            Some(Stop::NobodyReads) => {
+                self.progress.clear();
+                Ok(if self.summary.failed > 0 {
+                    Exit::Failed
+                } else {
+                    Exit::Done
+                })
+            }
+            Some(Stop::Fatal(message)) => {
+                self.progress.error(None, &message);
+                self.progress.summary(&self.summary);
+                Ok(Exit::Failed)
             }
         }
-        None
-    })
-}
-
-/// Writes one transcript.
-fn finish(
-    input: &Input,
-    done: &Done,
-    recognizer: &Recognizer,
-    adaptation: &AdaptationConfig,
-    writer: &Writer,
-    progress: &mut Progress,
-) -> Option<Stop> {
-    let name = input.name();
-    for warning in &done.warnings {
-        progress.warning(&name, warning);
     }
-    let document = Document {
-        file: &name,
-        transcript: &done.transcript,
-        model: recognizer.info(),
-        settings: adaptation,
-        warnings: &done.warnings,
-    };
-    match writer {
-        Writer::Directory(directory) => {
-            let written = lock(directory).write(input, &done.content, &document);
-            match written {
-                Ok(()) => progress.done(&name, &done.transcript),
-                Err(error) if error.fatal => {
-                    return Some(Stop::Failure(error.message));
-                }
-                Err(error) => progress.failed(&name, &error.message),
+
+    fn handle_all(&mut self, incoming: &Receiver<Event>) -> Result<(), Stop> {
+        while self.workers > 0 {
+            match incoming.recv() {
+                Ok(Event::Heard {
+                    index,
+                    seconds,
+                    fraction,
+                }) => self.progress.heard(index, seconds, fraction),
+                Ok(Event::Finished { index, outcome }) => self.finished(index, outcome)?,
+                Ok(Event::Ended) => self.workers -= 1,
+                Ok(Event::Stop) => return Err(Stop::Interrupted),
+                Err(_) => break,
             }
         }
-        Writer::Stdout { format, several } => {
-            let text = match (format, several) {
-                (Format::Json, true) => document.json_line(),
-                (_, true) => format!("==> {name} <==\n{}", format.render(&document)),
-                (_, false) => format.render(&document),
-            };
-            let written = progress.suspend(|| {
-                let mut stdout = std::io::stdout().lock();
-                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
-            });
-            match written {
-                Ok(()) => progress.done(&name, &done.transcript),
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Some(Stop::NobodyReads),
-                Err(error) => {
-                    return Some(Stop::Failure(format!(
-                        "standard output could not be written to: {error}"
-                    )));
+        Ok(())
+    }
+
+    fn finished(&mut self, index: usize, outcome: Outcome) -> Result<(), Stop> {
+        let name = self.job.inputs.get(index).map_or("", |input| input.name.as_str());
+        let mut text = None;
+        match outcome {
+            Outcome::Done(done) => {
+                let Done { duration, entropy, .. } = *done;
+                self.summary.done += 1;
+                self.summary.audio_seconds += duration;
+                self.summary.entropy.add(entropy);
+                for warning in &done.warnings {
+                    self.progress.warning(Some(name), warning);
                 }
+                self.progress.done(index, name, &done);
+                text = done.text;
+            }
+            Outcome::Skipped => {
+                self.summary.skipped += 1;
+                self.progress.skipped(index, name);
+            }
+            Outcome::Failed(message) => {
+                self.summary.failed += 1;
+                self.progress.error(Some(name), &message);
+                self.progress.passed(index);
+            }
+            Outcome::Fatal(message) => return Err(Stop::Fatal(message)),
+            Outcome::Interrupted => return Err(Stop::Interrupted),
+        }
+        self.waiting.insert(index, text);
+        while let Some(text) = self.waiting.remove(&self.printed) {
+            self.printed += 1;
+            self.job.queue.release(self.printed);
+            if let Some(text) = text {
+                self.progress.suspend(|| print(&text))?;
             }
         }
-    }
-    None
-}
-
-impl Writer {
-    /// Whether a recording is done already; an error when its output is somebody else's.
-    fn is_done(&self, input: &Input, content: &str) -> Result<bool, String> {
-        let Self::Directory(directory) = self else {
-            return Ok(false);
-        };
-        match lock(directory).decide(input, (!input.is_stdin()).then_some(content)) {
-            Decision::Skip => Ok(true),
-            Decision::Work => Ok(false),
-            Decision::Foreign(output) => Err(format!(
-                "{} exists and was not written by aurist; move it away, or give --overwrite",
-                output.display()
-            )),
-        }
-    }
-
-    fn place(&self) -> Option<String> {
-        match self {
-            Self::Directory(directory) => Some(lock(directory).path().display().to_string()),
-            Self::Stdout { .. } => None,
-        }
+        Ok(())
     }
 }
 
-/// A worker that panicked while it held the lock only read.
-fn lock(directory: &Mutex<OutputDirectory>) -> std::sync::MutexGuard<'_, OutputDirectory> {
-    directory.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-/// Everything that decides a transcript, as one hash.
-fn settings_key(recognizer: &Recognizer, adaptation: &AdaptationConfig) -> String {
-    let text = serde_json::json!([TRANSCRIPT_VERSION, recognizer.info().identity, adaptation]).to_string();
-    blake3::hash(text.as_bytes()).to_hex().to_string()
+fn print(text: &str) -> Result<(), Stop> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Stop::NobodyReads),
+        Err(error) => Err(Stop::Fatal(format!("cannot write to standard output: {error}"))),
+    }
 }

@@ -1,180 +1,344 @@
-//! One worker: takes recordings from the queue, transcribes them with a session of its own.
+//! A worker: takes recordings from the queue and transcribes them in its own session, one after another.
 
-use super::inputs::Input;
-use crate::audio::{AudioReader, SAMPLE_RATE};
-use crate::{AdaptationConfig, Recognizer, Session, Transcript};
-use std::io::Read;
+use super::inputs::{Input, Source};
+use super::interrupt::Interrupt;
+use super::journal::{Entry, Status};
+use super::outputs::{OutputDir, WriteError};
+use super::queue::Queue;
+use crate::audio::{AudioReader, SAMPLE_RATE, Segment};
+use crate::output::{Document, Format};
+use crate::{AdaptationConfig, Recognizer, Session, Transcript, VERSION};
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
-/// What a worker tells the main thread.
-pub(super) enum Event {
-    /// So many seconds of a recording have been transcribed.
-    Progress(f64),
-    /// A recording is finished, or given up.
-    Finished {
-        /// Its place among the inputs.
-        index: usize,
-        /// What came of it.
-        outcome: Outcome,
-    },
+/// What every worker of a run shares.
+pub(super) struct Job {
+    pub(super) inputs: Vec<Input>,
+    pub(super) queue: Queue,
+    pub(super) recognizer: Recognizer,
+    pub(super) adaptation: AdaptationConfig,
+    pub(super) settings_key: String,
+    pub(super) threads: usize,
+    pub(super) to: Destination,
+    pub(super) interrupt: Interrupt,
 }
 
-/// What came of one recording.
+/// Where outputs go.
+pub(super) enum Destination {
+    Directory(Box<OutputDir>),
+    /// Standard output, in one format, labelled with the file or not.
+    Stdout(Format, bool),
+}
+
+/// What a worker tells the run.
+pub(super) enum Event {
+    /// So much of recording `index` is heard: seconds, and as a fraction where its length is known.
+    Heard {
+        index: usize,
+        seconds: f64,
+        fraction: Option<f64>,
+    },
+    /// Recording `index` is over with.
+    Finished { index: usize, outcome: Outcome },
+    /// A worker has ended.
+    Ended,
+    /// Ctrl-C asks the run to stop.
+    Stop,
+}
+
+/// How a recording ended.
 pub(super) enum Outcome {
-    /// Its transcript.
     Done(Box<Done>),
-    /// It was done before.
+    /// Done by an earlier run.
     Skipped,
-    /// It could not be transcribed.
     Failed(String),
-    /// The user interrupted.
+    /// It failed for a reason that every other would fail for too.
+    Fatal(String),
     Interrupted,
 }
 
-/// A finished recording.
+/// A transcribed recording.
 pub(super) struct Done {
-    pub(super) content: String,
-    pub(super) transcript: Transcript,
+    /// Its output, if that goes to standard output.
+    pub(super) text: Option<String>,
+    /// Its outputs' paths otherwise.
+    pub(super) outputs: Vec<PathBuf>,
+    /// Seconds of audio.
+    pub(super) duration: f64,
+    /// Wall-clock seconds.
+    pub(super) seconds: f64,
+    pub(super) entropy: Entropy,
     pub(super) warnings: Vec<String>,
 }
 
-/// What all workers share.
-pub(super) struct Shared<'a> {
-    pub(super) inputs: &'a [Input],
-    pub(super) next: AtomicUsize,
-    pub(super) stop: &'a AtomicBool,
-    pub(super) recognizer: &'a Recognizer,
-    pub(super) adaptation: &'a AdaptationConfig,
-    pub(super) threads: usize,
-    /// Says, by place and content hash, whether a recording is done already, or why it cannot be.
-    pub(super) before: &'a (dyn Fn(usize, &str) -> Result<bool, String> + Sync),
-    /// Whether `before` needs content hashes at all.
-    pub(super) hash: bool,
+/// Entropy before and after adaptation, summed over utterances.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Entropy {
+    before: f64,
+    after: f64,
+    utterances: usize,
 }
 
-/// Works until the queue is empty, the user interrupts, or nobody listens any more.
-pub(super) fn work(shared: &Shared<'_>, events: &Sender<Event>) {
-    let mut session: Option<Session> = None;
-    loop {
-        let index = shared.next.fetch_add(1, Ordering::Relaxed);
-        let Some(input) = shared.inputs.get(index) else { return };
-        let outcome = if shared.stop.load(Ordering::Relaxed) {
-            Outcome::Interrupted
-        } else {
-            catch_unwind(AssertUnwindSafe(|| attempt(shared, input, index, &mut session, events))).unwrap_or_else(
-                |_| {
-                    // Its session may be in any state; the next recording gets a new one.
-                    session = None;
-                    Outcome::Failed("an internal error; please report it, with the recording if you can".into())
-                },
-            )
+impl Entropy {
+    fn of(transcript: &Transcript) -> Self {
+        let mut sum = Self::default();
+        for utterance in &transcript.utterances {
+            if let (Some(before), Some(after)) = (utterance.entropy_before, utterance.entropy_after) {
+                sum.add(Self {
+                    before: before.into(),
+                    after: after.into(),
+                    utterances: 1,
+                });
+            }
+        }
+        sum
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.before += other.before;
+        self.after += other.after;
+        self.utterances += other.utterances;
+    }
+
+    /// The means over utterances, in nats.
+    pub(super) fn means(self) -> Option<(f64, f64)> {
+        let count = self.utterances as f64;
+        (self.utterances > 0).then(|| (self.before / count, self.after / count))
+    }
+}
+
+/// Tells the run that this worker ended, however it did.
+struct EndNotice(Sender<Event>);
+
+impl Drop for EndNotice {
+    fn drop(&mut self) {
+        let _ = self.0.send(Event::Ended);
+    }
+}
+
+/// Where the last panic happened: all that the hook may say, since standard error belongs to the progress bar.
+static PANICKED_AT: Mutex<String> = Mutex::new(String::new());
+
+/// Keeps panics off standard error: a worker reports its own as its recording's error.
+pub(super) fn quiet_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        if let (Some(at), Ok(mut last)) = (info.location(), PANICKED_AT.lock()) {
+            *last = at.to_string();
+        }
+    }));
+}
+
+/// Works until the queue is empty. Nobody need listen to `events` any more: then the work is for nothing, and ends.
+pub(super) fn work(job: &Job, events: Sender<Event>) {
+    let notice = EndNotice(events);
+    let mut session = None;
+    while let Some(index) = job.queue.take() {
+        // After a panic the session is in an unknown state; it is dropped with the unwinding.
+        let mut mine = session.take();
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let outcome = process(job, index, &mut mine, &notice.0);
+            (outcome, mine)
+        }));
+        let outcome = match outcome {
+            Ok((outcome, kept)) => {
+                session = kept;
+                outcome
+            }
+            Err(panic) => Outcome::Failed(describe_panic(panic.as_ref())),
         };
-        if events.send(Event::Finished { index, outcome }).is_err() {
+        let outcome = match (outcome, &job.to) {
+            (Outcome::Failed(message), Destination::Directory(directory)) => {
+                record_failure(job, index, directory, message)
+            }
+            (outcome, _) => outcome,
+        };
+        if notice.0.send(Event::Finished { index, outcome }).is_err() {
             return;
         }
     }
 }
 
-fn attempt(
-    shared: &Shared<'_>,
-    input: &Input,
-    index: usize,
-    session: &mut Option<Session>,
-    events: &Sender<Event>,
-) -> Outcome {
-    match transcribe(shared, input, index, session, events) {
-        Ok(outcome) => outcome,
-        Err(message) => Outcome::Failed(message),
+fn describe_panic(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    let at = PANICKED_AT.lock().map(|at| at.clone()).unwrap_or_default();
+    format!("internal error: {text} ({at}); please report it with what `aurist doctor` says")
+}
+
+fn record_failure(job: &Job, index: usize, directory: &OutputDir, message: String) -> Outcome {
+    let Some(input) = job.inputs.get(index) else {
+        return Outcome::Failed(message);
+    };
+    match directory.record_failure(entry(job, input, None), &message) {
+        Ok(()) => Outcome::Failed(message),
+        Err(WriteError::File(error) | WriteError::Fatal(error)) => Outcome::Fatal(error),
     }
 }
 
-fn transcribe(
-    shared: &Shared<'_>,
-    input: &Input,
-    index: usize,
-    session: &mut Option<Session>,
-    events: &Sender<Event>,
-) -> Result<Outcome, String> {
-    let content = if !shared.hash {
-        String::new()
-    } else if input.is_stdin() {
-        // It can be read only once; it is never taken for done.
-        "stdin".to_string()
-    } else {
-        hash(input).map_err(|error| format!("it could not be read: {error}"))?
-    };
-    if (shared.before)(index, &content)? {
-        return Ok(Outcome::Skipped);
+fn entry(job: &Job, input: &Input, content: Option<String>) -> Entry {
+    Entry {
+        status: Status::Writing,
+        file: input.name.clone(),
+        content,
+        settings: job.settings_key.clone(),
+        outputs: Vec::new(),
+        formats: Vec::new(),
+        duration: 0.0,
+        seconds: 0.0,
+        message: None,
+        version: VERSION.to_string(),
     }
-    let reader = if input.is_stdin() {
-        AudioReader::from_stdin()
-    } else {
-        AudioReader::open(&input.path)
+}
+
+fn process(job: &Job, index: usize, session: &mut Option<Session>, events: &Sender<Event>) -> Outcome {
+    let Some(input) = job.inputs.get(index) else {
+        return Outcome::Failed("no such input".to_string());
     };
-    let mut reader = reader.map_err(|error| error.to_string())?;
+    let begun = Instant::now();
+    let mut content = None;
+    if let Destination::Directory(directory) = &job.to {
+        if let Err(message) = directory.check(index) {
+            return Outcome::Failed(message);
+        }
+        content = match content_hash(&input.source) {
+            Ok(content) => content,
+            Err(error) => return Outcome::Failed(format!("it could not be read: {error}")),
+        };
+        if content
+            .as_deref()
+            .is_some_and(|content| directory.is_done(index, content, &job.settings_key))
+        {
+            return Outcome::Skipped;
+        }
+    }
     let session = match session {
         Some(session) => session,
-        None => {
-            let new = shared.recognizer.session(shared.adaptation, shared.threads);
-            session.insert(new.map_err(|error| error.to_string())?)
-        }
+        None => match job.recognizer.session(&job.adaptation, job.threads) {
+            Ok(new) => session.insert(new),
+            Err(error) => return Outcome::Fatal(error.to_string()),
+        },
     };
-    let mut segmenter = shared.recognizer.segmenter();
-    let mut transcript = Transcript::default();
-    let mut samples = 0u64;
-    let mut told = 0.0;
-    loop {
-        let chunk = reader.next_chunk().map_err(|error| error.to_string())?;
-        let last = chunk.is_none();
-        let segments = match chunk {
-            Some(chunk) => {
-                samples += chunk.len() as u64;
-                segmenter.push(&chunk)
+    let (transcript, warnings) = match transcribe(job, index, input, session, events) {
+        Ok(Some(transcribed)) => transcribed,
+        Ok(None) => return Outcome::Interrupted,
+        Err(message) => return Outcome::Failed(message),
+    };
+    let (duration, seconds) = (transcript.duration, begun.elapsed().as_secs_f64());
+    let document = Document {
+        file: &input.name,
+        transcript: &transcript,
+        model: job.recognizer.info(),
+        settings: &job.adaptation,
+        warnings: &warnings,
+    };
+    let (mut text, mut outputs) = (None, Vec::new());
+    match &job.to {
+        Destination::Stdout(format, true) => text = Some(format.render_labelled(&document)),
+        Destination::Stdout(format, false) => text = Some(format.render(&document)),
+        Destination::Directory(directory) => {
+            let entry = Entry {
+                duration,
+                seconds,
+                ..entry(job, input, content)
+            };
+            match directory.write(index, entry, |format| format.render(&document)) {
+                Ok(written) => outputs = written,
+                Err(WriteError::File(message)) => return Outcome::Failed(message),
+                Err(WriteError::Fatal(message)) => return Outcome::Fatal(message),
             }
-            None => std::mem::replace(&mut segmenter, shared.recognizer.segmenter()).finish(),
-        };
-        for segment in segments {
-            if shared.stop.load(Ordering::Relaxed) {
-                return Ok(Outcome::Interrupted);
-            }
-            let start = segment.start as f64 / SAMPLE_RATE as f64;
-            let utterance = session
-                .transcribe_utterance(&segment.samples, start)
-                .map_err(|error| error.to_string())?;
-            let _ = events.send(Event::Progress(utterance.end - told));
-            told = utterance.end;
-            transcript.utterances.push(utterance);
-        }
-        if shared.stop.load(Ordering::Relaxed) {
-            return Ok(Outcome::Interrupted);
-        }
-        if last {
-            break;
         }
     }
-    transcript.duration = samples as f64 / SAMPLE_RATE as f64;
-    let _ = events.send(Event::Progress(transcript.duration - told));
-    Ok(Outcome::Done(Box::new(Done {
-        content,
-        transcript,
-        warnings: reader.warnings().to_vec(),
-    })))
+    let entropy = Entropy::of(&transcript);
+    Outcome::Done(Box::new(Done {
+        text,
+        outputs,
+        duration,
+        seconds,
+        entropy,
+        warnings,
+    }))
 }
 
-fn hash(input: &Input) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(&input.path)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0u8; 1 << 16];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(hasher.finalize().to_hex().to_string()),
-            Ok(count) => {
-                hasher.update(&buffer[..count]);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+/// BLAKE3 of a recording's bytes, hexadecimal; `None` for what can be read only once.
+fn content_hash(source: &Source) -> std::io::Result<Option<String>> {
+    match source {
+        Source::File(path) if is_plain(path)? => {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_reader(File::open(path)?)?;
+            Ok(Some(hasher.finalize().to_hex().to_string()))
         }
+        _ => Ok(None),
     }
+}
+
+fn is_plain(path: &Path) -> std::io::Result<bool> {
+    Ok(path.metadata()?.is_file())
+}
+
+/// One recording, from sound to transcript; `None` if the run was interrupted. Holds one chunk and one utterance of
+/// audio at a time, so that a recording of hours needs no more memory than one of seconds.
+fn transcribe(
+    job: &Job,
+    index: usize,
+    input: &Input,
+    session: &mut Session,
+    events: &Sender<Event>,
+) -> Result<Option<(Transcript, Vec<String>)>, String> {
+    let opened = match &input.source {
+        Source::File(path) => AudioReader::open(path),
+        Source::Stdin => AudioReader::from_stdin(),
+    };
+    let mut reader = opened.map_err(|error| error.to_string())?;
+    let length = reader.duration_hint().filter(|length| *length > 0.0);
+    let mut segmenter = job.recognizer.segmenter();
+    let mut transcript = Transcript::default();
+    let mut samples = 0_usize;
+    while let Some(chunk) = reader.next_chunk().map_err(|error| error.to_string())? {
+        samples += chunk.len();
+        if !recognize(job, session, &segmenter.push(&chunk), &mut transcript)? {
+            return Ok(None);
+        }
+        let seconds = seconds(samples);
+        let fraction = length.map(|length| (seconds / length).min(1.0));
+        let _ = events.send(Event::Heard {
+            index,
+            seconds,
+            fraction,
+        });
+    }
+    if !recognize(job, session, &segmenter.finish(), &mut transcript)? {
+        return Ok(None);
+    }
+    transcript.duration = seconds(samples);
+    Ok(Some((transcript, reader.warnings().to_vec())))
+}
+
+/// Transcribes the segments in order; `false` if the run was interrupted.
+fn recognize(
+    job: &Job,
+    session: &mut Session,
+    segments: &[Segment],
+    transcript: &mut Transcript,
+) -> Result<bool, String> {
+    for segment in segments {
+        if job.interrupt.is_set() {
+            return Ok(false);
+        }
+        let start = seconds(segment.start);
+        let utterance = session.transcribe_utterance(&segment.samples, start);
+        transcript
+            .utterances
+            .push(utterance.map_err(|error| format!("at {start:.1} s: {error}"))?);
+    }
+    Ok(!job.interrupt.is_set())
+}
+
+fn seconds(samples: usize) -> f64 {
+    samples as f64 / f64::from(SAMPLE_RATE)
 }

@@ -1,0 +1,181 @@
+//! What the arguments mean: checked against each other, with the defaults filled in.
+
+use super::arguments::{AdaptationArguments, Arguments, Device, FormatChoice, MethodChoice};
+use crate::cli::{Failure, cores};
+use crate::output::Format;
+use crate::{AdaptationConfig, Method, ModelInfo};
+use std::path::{Path, PathBuf};
+
+/// Raised when the same audio, model and settings would give other outputs than before, so that a resumed run
+/// does them again.
+const OUTPUT_SCHEMA: u32 = 1;
+/// More sessions than this by default would cost more memory than they save time.
+const MOST_DEFAULT_JOBS: usize = 8;
+
+/// The settings of one `aurist transcribe` run, but for those the model decides.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) model: Option<PathBuf>,
+    /// Without repetitions, in the order typed.
+    pub(super) formats: Vec<Format>,
+    pub(super) output_dir: Option<PathBuf>,
+    pub(super) overwrite: bool,
+    pub(super) adaptation: AdaptationArguments,
+    jobs: Option<usize>,
+}
+
+impl Settings {
+    /// What `typed` means.
+    pub(super) fn resolve(typed: Arguments) -> Result<Self, Failure> {
+        if let Device::Cuda(index) = typed.device {
+            return Err(Failure::usage(format_args!(
+                "--device cuda:{index}: this build has no CUDA backend yet; use --device cpu"
+            )));
+        }
+        let formats = distinct_formats(&typed.format);
+        if typed.output_dir.is_none() && formats.len() > 1 {
+            return Err(Failure::usage(
+                "several formats need an output directory: add -o DIR, or choose one format for standard output",
+            ));
+        }
+        Ok(Self {
+            paths: typed.paths,
+            model: typed.model,
+            formats,
+            output_dir: typed.output_dir,
+            overwrite: typed.overwrite,
+            adaptation: typed.adaptation,
+            jobs: typed.jobs.map(usize::from),
+        })
+    }
+
+    /// Whether standard output gets one recording's output as it is: only when one file was named. A directory's
+    /// files are always labelled, so that a script need not know how many there are.
+    pub(super) fn unlabelled(&self) -> bool {
+        self.paths.len() == 1 && self.paths.first().is_some_and(|path| !path.is_dir())
+    }
+
+    /// Sessions at the same time, and the threads of each.
+    pub(super) fn parallelism(&self, files: usize) -> (usize, usize) {
+        let cores = cores();
+        let jobs = self.jobs.unwrap_or(cores.min(MOST_DEFAULT_JOBS)).min(files).max(1);
+        (jobs, (cores / jobs).max(1))
+    }
+}
+
+fn distinct_formats(choices: &[FormatChoice]) -> Vec<Format> {
+    let mut formats = Vec::new();
+    for choice in choices {
+        let chosen = match choice {
+            FormatChoice::One(format) => vec![*format],
+            FormatChoice::All => Format::ALL.to_vec(),
+        };
+        for format in chosen {
+            if !formats.contains(&format) {
+                formats.push(format);
+            }
+        }
+    }
+    formats
+}
+
+/// The adaptation settings: the model's own (or the paper's), with the options typed in their place.
+pub(super) fn adaptation(typed: &AdaptationArguments, of_model: AdaptationConfig) -> AdaptationConfig {
+    let mut config = if typed.paper {
+        AdaptationConfig::paper()
+    } else {
+        of_model
+    };
+    match typed.adapt {
+        Some(MethodChoice::None) => return AdaptationConfig::none(),
+        Some(MethodChoice::Suta) => config.method = Method::Suta,
+        None => {}
+    }
+    config.steps = typed.steps.map_or(config.steps, usize::from);
+    config.learning_rate = typed.lr.unwrap_or(config.learning_rate);
+    config.temperature = typed.temperature.unwrap_or(config.temperature);
+    config.parameters = typed.parameters.unwrap_or(config.parameters);
+    config
+}
+
+/// The options typed that `--adapt none` leaves without effect.
+pub(super) fn idle_options(typed: &AdaptationArguments) -> Vec<&'static str> {
+    if typed.adapt != Some(MethodChoice::None) {
+        return Vec::new();
+    }
+    let options = [
+        ("--steps", typed.steps.is_some()),
+        ("--lr", typed.lr.is_some()),
+        ("--temperature", typed.temperature.is_some()),
+        ("--parameters", typed.parameters.is_some()),
+        ("--paper", typed.paper),
+    ];
+    options
+        .into_iter()
+        .filter(|(_, given)| *given)
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// What decides the content of a recording's outputs beside the recording: the model, the adaptation settings and
+/// the outputs' schema. Hexadecimal.
+pub(super) fn settings_key(model: &ModelInfo, config: &AdaptationConfig) -> String {
+    let parts = serde_json::json!({ "schema": OUTPUT_SCHEMA, "model": model.identity, "adaptation": config });
+    blake3::hash(parts.to_string().as_bytes()).to_hex().to_string()
+}
+
+/// Loads the model that was asked for.
+pub(super) fn load_model(dir: Option<&Path>) -> Result<crate::Recognizer, Failure> {
+    match dir {
+        Some(dir) => crate::Recognizer::from_dir(dir)
+            .map_err(|error| Failure::failed(format_args!("model {}: {error}", dir.display()))),
+        None => crate::Recognizer::bundled().map_err(|error| Failure::failed(format_args!("bundled model: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn single_options_override_the_papers() {
+        let typed = AdaptationArguments {
+            paper: true,
+            steps: Some(3),
+            ..AdaptationArguments::default()
+        };
+        let of_model = AdaptationConfig {
+            learning_rate: 0.5,
+            ..AdaptationConfig::paper()
+        };
+        let config = adaptation(&typed, of_model);
+        assert_eq!(
+            config,
+            AdaptationConfig {
+                steps: 3,
+                ..AdaptationConfig::paper()
+            }
+        );
+    }
+
+    #[test]
+    fn options_without_effect_share_one_settings_key() {
+        let none = Some(MethodChoice::None);
+        let typed = AdaptationArguments {
+            adapt: none,
+            lr: Some(1.0),
+            ..AdaptationArguments::default()
+        };
+        assert_eq!(adaptation(&typed, AdaptationConfig::paper()), AdaptationConfig::none());
+        assert_eq!(idle_options(&typed), ["--lr"]);
+    }
+
+    #[test]
+    fn formats_are_distinct_and_in_the_order_typed() {
+        let typed = [FormatChoice::One(Format::Vtt), FormatChoice::All];
+        let formats = distinct_formats(&typed);
+        assert_eq!(formats.len(), 6);
+        assert_eq!(formats[0], Format::Vtt);
+    }
+}
