@@ -237,12 +237,24 @@ fn formats_go_by_their_names() {
     assert!("doc".parse::<Format>().is_err());
 }
 
+/// What some format takes for its own, and letters of more than one code point.
+const SYNTAX: [&str; 8] = [
+    "&amp;",
+    "<i>",
+    "a-b",
+    "WEBVTT",
+    "12",
+    ";;",
+    "\u{1F469}\u{200D}\u{1F4BB}",
+    "\u{65E5}\u{672C}",
+];
+
 /// Any text a vocabulary could spell, syntax of the formats included, in words of at most a line.
 fn any_text() -> impl Strategy<Value = String> {
     let word = prop_oneof![
         4 => "[A-Z']{1,10}",
         1 => "[^\\s\\p{C}]{1,12}",
-        1 => prop::sample::select(vec!["&amp;", "<i>", "a-b", "WEBVTT", "12", ";;", "\u{1F469}\u{200D}\u{1F4BB}", "\u{65E5}\u{672C}"])
+        1 => prop::sample::select(&SYNTAX[..])
             .prop_map(String::from),
     ];
     prop::collection::vec(word, 1..40).prop_map(|words| words.join(" "))

@@ -233,7 +233,7 @@ impl Progress {
         let left = (worked > 0.0).then(|| (total as f64 - passed).max(0.0) * elapsed / worked);
         bar.set_position((passed / total.max(1) as f64 * BAR_UNITS as f64) as u64);
         bar.set_message(format!(
-            "{}/{} files, {:.2} h of audio, {}, {} left",
+            "{}/{} files, {:.2} h audio, {}, {} left",
             self.files_passed,
             self.bytes.len(),
             audio / 3600.0,
@@ -244,7 +244,7 @@ impl Progress {
 }
 
 fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:24} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{bar:12} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(BAR_UNITS), ProgressDrawTarget::stderr()).with_style(style)
 }
 

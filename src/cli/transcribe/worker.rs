@@ -15,6 +15,9 @@ use std::sync::Mutex;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
+/// Seconds of audio that may be decoded but not yet recognised, about.
+const LONGEST_UTTERANCE: f64 = 30.0;
+
 /// What every worker of a run shares.
 pub(super) struct Job {
     pub(super) inputs: Vec<Input>,
@@ -304,7 +307,9 @@ fn transcribe(
         if !recognize(job, session, &segmenter.push(&chunk), &mut transcript)? {
             return Ok(None);
         }
-        let seconds = seconds(samples);
+        // Decoding runs ahead of recognition by an utterance; only in silence is what is decoded also done with.
+        let recognised = transcript.utterances.last().map_or(0.0, |utterance| utterance.end);
+        let seconds = recognised.max(seconds(samples) - LONGEST_UTTERANCE);
         let fraction = length.map(|length| (seconds / length).min(1.0));
         let _ = events.send(Event::Heard {
             index,
