@@ -105,12 +105,12 @@ impl AudioReader {
         let rate = parameters.sample_rate.unwrap_or(0);
         let channels = parameters.channels.as_ref().map_or(0, |channels| channels.count());
         let frame_bytes = channels as u64 * u64::from(parameters.bits_per_sample.unwrap_or(16).div_ceil(8));
-        let open_ended =
-            |frames: &u64| head.starts_with(b"RIFF") && frames.saturating_mul(frame_bytes) >= i32::MAX as u64 - 65_536;
+        let largest = |frames: u64| frames.saturating_mul(frame_bytes) >= i32::MAX as u64 - 65_536;
+        let open_ended = head.starts_with(b"RIFF") && declared_frames.is_none_or(largest);
         Ok(Self {
             track: id,
-            declared_frames: declared_frames.filter(|frames| !open_ended(frames)),
-            open_ended: declared_frames.is_some_and(|frames| open_ended(&frames)),
+            declared_frames: declared_frames.filter(|_| !open_ended),
+            open_ended,
             cut_off: false,
             format,
             decoder,

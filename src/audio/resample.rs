@@ -24,18 +24,15 @@ impl Resampler {
         } else {
             // Blackman-Harris squared: the stop band is far below 16 bits, so nothing above 8 kHz folds back.
             let window = WindowFunction::BlackmanHarris2;
-            let filter = Fft::new_custom(
-                rate as usize,
-                SAMPLE_RATE as usize,
-                4096,
-                1,
-                1,
-                window,
-                FixedSync::Input,
-            )
-            .map_err(|error| AudioError::Resample {
-                rate,
-                reason: error.to_string(),
+            let (from, to) = (rate as usize, SAMPLE_RATE as usize);
+            // An even number of whole periods of the two rates: else the filter's delay is half a sample off.
+            let period = 2 * from / greatest_common_divisor(from, to);
+            let chunk = 4096usize.div_ceil(period) * period;
+            let filter = Fft::new_custom(from, to, chunk, 1, 1, window, FixedSync::Input).map_err(|error| {
+                AudioError::Resample {
+                    rate,
+                    reason: error.to_string(),
+                }
             })?;
             Some(filter)
         };
@@ -113,4 +110,8 @@ impl Resampler {
         self.produced += (written - skipped) as u64;
         Ok(())
     }
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
