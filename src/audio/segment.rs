@@ -64,13 +64,18 @@ struct Frame {
 struct Pause {
     start: usize,
     end: usize,
-    /// All of it is surely empty: its middle may be dropped.
-    empty: bool,
+    /// Its longest surely empty stretch, whose middle may be dropped. The detector's probability takes a few frames to
+    /// fall and to rise, so a pause's ends seldom belong to it.
+    empty: (usize, usize),
 }
 
 impl Pause {
     fn len(&self) -> usize {
         self.end - self.start
+    }
+
+    fn empty_len(&self) -> usize {
+        self.empty.1 - self.empty.0
     }
 }
 
@@ -173,17 +178,22 @@ impl Segmenter {
         let is_empty = self.empty_test();
         let mut pauses = Vec::new();
         let mut run: Option<Pause> = None;
+        let mut empty_start = 0;
         for (index, frame) in self.frames.iter().take(limit).enumerate() {
             let quiet = frame.probability < PAUSE_PROBABILITY && frame.power <= threshold;
+            if !(quiet && is_empty(frame)) {
+                empty_start = index + 1;
+            }
             if quiet {
-                let empty = is_empty(frame);
                 let pause = run.get_or_insert(Pause {
                     start: index,
                     end: index,
-                    empty: true,
+                    empty: (index, index),
                 });
                 pause.end = index + 1;
-                pause.empty &= empty;
+                if pause.end - empty_start.min(pause.end) > pause.empty_len() {
+                    pause.empty = (empty_start, pause.end);
+                }
             } else if let Some(pause) = run.take() {
                 pauses.push(pause);
             }
@@ -205,7 +215,7 @@ impl Segmenter {
         let early = pauses
             .iter()
             .filter(after_speech)
-            .find(|pause| pause.empty && pause.len() >= long);
+            .find(|pause| pause.empty_len() >= long);
         let shortest = to_frames(self.config.preferred_shortest);
         let middle = |pause: &Pause| (pause.start + pause.end) / 2;
         // `max_by_key` takes the last of equals: the later cut makes the longer utterance.
@@ -215,10 +225,9 @@ impl Segmenter {
             .max_by_key(|pause| pause.len());
         self.has_cut = true;
         match early.or(longest).copied() {
-            Some(pause) if pause.empty && pause.len() > to_frames(1.0) => {
-                let segment = self.take((pause.start + to_frames(PADDING)) * FRAME);
-                let next = pause.end.saturating_sub(pause.start + 2 * to_frames(PADDING));
-                self.discard(next);
+            Some(pause) if pause.empty_len() > to_frames(1.0) => {
+                let segment = self.take((pause.empty.0 + to_frames(PADDING)) * FRAME);
+                self.discard(pause.empty_len() - 2 * to_frames(PADDING));
                 segment
             }
             Some(pause) => self.take(middle(&pause) * FRAME),
