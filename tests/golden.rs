@@ -1,70 +1,27 @@
 //! The bundled model against PyTorch: logits, losses, gradients, adapted tensors and adapted logits of two real clips
 //! (`golden.safetensors` beside the model; f32 arithmetic on the f16 weights, PyTorch 2.11).
 
+mod common;
+
 use aurist::adapt::Adapter;
 use aurist::engine::cpu::CpuBackend;
-use aurist::model::{ModelConfig, ModelFiles, WhisperCtc};
 use aurist::{AdaptationConfig, Method, ParameterChoice};
-use safetensors::{Dtype, SafeTensors};
-use std::sync::Arc;
+use common::{Golden, largest_difference, relative_difference, repository};
 
+const MODEL: &str = "models/whisper-tiny.en-ctc";
 const CLIPS: [&str; 2] = ["0870", "0890"];
 const CHOICES: [(&str, ParameterChoice); 2] = [
     ("layer_norm", ParameterChoice::LayerNorm),
     ("layer_norm+feature", ParameterChoice::LayerNormAndFeature),
 ];
 
-fn model_dir() -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/whisper-tiny.en-ctc")
-}
-
-struct Golden(Vec<u8>);
-
-impl Golden {
-    fn read() -> Self {
-        Self(std::fs::read(model_dir().join("golden.safetensors")).unwrap())
-    }
-
-    /// Values and whether they were stored in f16, whose rounding the comparison must allow for.
-    fn get(&self, name: &str) -> (Vec<f32>, bool) {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        let tensor = file.tensor(name).unwrap_or_else(|_| panic!("golden lacks {name}"));
-        match tensor.dtype() {
-            Dtype::F32 => (
-                tensor
-                    .data()
-                    .chunks_exact(4)
-                    .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-                    .collect(),
-                false,
-            ),
-            Dtype::F16 => {
-                let values = tensor.data().chunks_exact(2);
-                (
-                    values
-                        .map(|b| half::f16::from_le_bytes(b.try_into().unwrap()).to_f32())
-                        .collect(),
-                    true,
-                )
-            }
-            other => panic!("{name} is {other:?}"),
-        }
-    }
-
-    /// `[bands, frames]` in the file, `[frames, bands]` in the engine.
-    fn log_mel(&self, clip: &str) -> Vec<f32> {
-        let (values, _) = self.get(&format!("{clip}.log_mel"));
-        let (bands, frames) = (80, values.len() / 80);
-        (0..frames * bands)
-            .map(|i| values[i % bands * frames + i / bands])
-            .collect()
-    }
-}
-
-fn load(backend: &CpuBackend) -> Arc<WhisperCtc<CpuBackend>> {
-    let files = ModelFiles::from_dir(&model_dir()).unwrap();
-    let config = ModelConfig::parse(&files.config).unwrap();
-    Arc::new(WhisperCtc::load(backend, config, &files.weights).unwrap())
+/// `[bands, frames]` in the file, `[frames, bands]` in the engine.
+fn log_mel(golden: &Golden, clip: &str) -> Vec<f32> {
+    let values = golden.get(&format!("{clip}.log_mel"));
+    let (bands, frames) = (80, values.len() / 80);
+    (0..frames * bands)
+        .map(|i| values[i % bands * frames + i / bands])
+        .collect()
 }
 
 fn config(parameters: ParameterChoice) -> AdaptationConfig {
@@ -76,31 +33,18 @@ fn config(parameters: ParameterChoice) -> AdaptationConfig {
     }
 }
 
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-/// ‖a - b‖ / ‖b‖
-fn relative_difference(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
-    let difference = square(&mut a.iter().zip(b).map(|(a, b)| (*a - *b) as f64));
-    (difference / square(&mut b.iter().map(|b| *b as f64))).sqrt()
-}
-
 #[test]
 fn logits_losses_and_adapted_logits_follow_pytorch() {
-    let golden = Golden::read();
+    let golden = Golden::read(&repository(MODEL));
     for threads in [1, 2] {
         let backend = CpuBackend::new(threads).unwrap();
-        let model = load(&backend);
+        let model = common::load(&backend, &repository(MODEL));
         for (clip, (name, choice)) in CLIPS.iter().flat_map(|clip| CHOICES.map(|choice| (clip, choice))) {
             let mut adapter = Adapter::new(&backend, model.clone(), &config(choice)).unwrap();
-            let episode = adapter.run(&backend, &golden.log_mel(clip)).unwrap();
+            let episode = adapter.run(&backend, &log_mel(&golden, clip)).unwrap();
             assert_eq!((episode.steps, episode.guard), (10, None));
 
-            let (logits, _) = golden.get(&format!("{clip}.logits"));
+            let logits = golden.get(&format!("{clip}.logits"));
             let difference = largest_difference(&episode.source_logits, &logits);
             assert!(difference < 1e-3, "{clip}: source logits differ by {difference:e}");
 
@@ -109,7 +53,7 @@ fn logits_losses_and_adapted_logits_follow_pytorch() {
                 ("entropy", episode.objectives.iter().map(|o| o.entropy).collect()),
                 ("mcc", episode.objectives.iter().map(|o| o.class_confusion).collect()),
             ] {
-                let (expected, _) = golden.get(&format!("{clip}.{name}.{part}"));
+                let expected = golden.get(&format!("{clip}.{name}.{part}"));
                 assert_eq!(values.len(), 10);
                 for (step, (value, expected)) in values.iter().zip(&expected).enumerate() {
                     let relative = (value / *expected as f64 - 1.0).abs();
@@ -120,7 +64,7 @@ fn logits_losses_and_adapted_logits_follow_pytorch() {
                 }
             }
 
-            let (adapted, _) = golden.get(&format!("{clip}.{name}.adapted_logits"));
+            let adapted = golden.get(&format!("{clip}.{name}.adapted_logits"));
             let relative = relative_difference(&episode.adapted_logits, &adapted);
             assert!(
                 relative < 1e-3,
@@ -133,9 +77,9 @@ fn logits_losses_and_adapted_logits_follow_pytorch() {
 
 #[test]
 fn gradients_and_adapted_tensors_follow_pytorch() {
-    let golden = Golden::read();
+    let golden = Golden::read(&repository(MODEL));
     let backend = CpuBackend::new(2).unwrap();
-    let model = load(&backend);
+    let model = common::load(&backend, &repository(MODEL));
     for (clip, (name, choice)) in CLIPS.iter().flat_map(|clip| CHOICES.map(|choice| (clip, choice))) {
         for (stage, steps) in [("grad1", 1), ("after10", 10)] {
             let mut adapter = Adapter::new(
@@ -147,13 +91,14 @@ fn gradients_and_adapted_tensors_follow_pytorch() {
                 },
             )
             .unwrap();
-            adapter.run(&backend, &golden.log_mel(clip)).unwrap();
+            adapter.run(&backend, &log_mel(&golden, clip)).unwrap();
             let untouched = Adapter::new(&backend, model.clone(), &config(choice)).unwrap();
             let names: Vec<String> = adapter.parameters().names().map(String::from).collect();
             assert_eq!(names.len(), if choice == ParameterChoice::LayerNorm { 18 } else { 22 });
             for tensor in names {
                 let (values, gradient) = adapter.parameters().tensor(&backend, &tensor).unwrap();
-                let (expected, half) = golden.get(&format!("{clip}.{name}.{stage}.{tensor}"));
+                let golden_name = format!("{clip}.{name}.{stage}.{tensor}");
+                let expected = golden.get(&golden_name);
                 if stage == "grad1" {
                     let relative = relative_difference(&gradient, &expected);
                     assert!(
@@ -166,7 +111,7 @@ fn gradients_and_adapted_tensors_follow_pytorch() {
                     let moved: Vec<f32> = values.iter().zip(&start).map(|(a, b)| a - b).collect();
                     let expected: Vec<f32> = expected.iter().zip(&start).map(|(a, b)| a - b).collect();
                     let relative = relative_difference(&moved, &expected);
-                    let tolerance = if half { 2e-2 } else { 1e-2 };
+                    let tolerance = if golden.is_f16(&golden_name) { 2e-2 } else { 1e-2 };
                     assert!(
                         relative < tolerance,
                         "{clip} {name} {tensor}: moved differently, {relative:e} relative"
@@ -179,9 +124,9 @@ fn gradients_and_adapted_tensors_follow_pytorch() {
 
 #[test]
 fn every_adapted_tensor_has_a_gradient_and_moves() {
-    let golden = Golden::read();
+    let golden = Golden::read(&repository(MODEL));
     let backend = CpuBackend::new(1).unwrap();
-    let model = load(&backend);
+    let model = common::load(&backend, &repository(MODEL));
     for (choice, tensors) in [
         (ParameterChoice::LayerNorm, 18),
         (ParameterChoice::Feature, 4),
@@ -199,7 +144,7 @@ fn every_adapted_tensor_has_a_gradient_and_moves() {
             },
         )
         .unwrap();
-        adapter.run(&backend, &golden.log_mel("0890")).unwrap();
+        adapter.run(&backend, &log_mel(&golden, "0890")).unwrap();
         let names: Vec<String> = adapter.parameters().names().map(String::from).collect();
         assert_eq!(names.len(), tensors, "{choice:?}");
         for name in names {

@@ -2,15 +2,16 @@
 //! stand in the metadata): every hidden state, the logits, and for each choice of parameters ten steps of SUTA.
 //! 60 and 61 input frames: the second convolution's stride meets even and odd lengths.
 
-use aurist::adapt::Adapter;
+mod common;
+
+use aurist::adapt::{AdaptedParameters, Adapter};
 use aurist::engine::Arena;
 use aurist::engine::cpu::CpuBackend;
-use aurist::model::{Keep, ModelConfig, ModelFiles, Stem, WhisperCtc};
+use aurist::model::{Keep, Stem};
 use aurist::{AdaptationConfig, ParameterChoice};
-use safetensors::SafeTensors;
-use std::path::Path;
-use std::sync::Arc;
+use common::{Golden, relative_difference, repository};
 
+const MODEL: &str = "tests/data/goldens/whisper-ctc-tiny";
 const LENGTHS: [&str; 2] = ["60", "61"];
 const CHOICES: [(&str, ParameterChoice); 4] = [
     ("layer-norm", ParameterChoice::LayerNorm),
@@ -19,61 +20,16 @@ const CHOICES: [(&str, ParameterChoice); 4] = [
     ("bias", ParameterChoice::Bias),
 ];
 
-fn directory() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/goldens/whisper-ctc-tiny")
-}
-
-fn load(backend: &CpuBackend) -> Arc<WhisperCtc<CpuBackend>> {
-    let files = ModelFiles::from_dir(&directory()).unwrap();
-    let config = ModelConfig::parse(&files.config).unwrap();
-    Arc::new(WhisperCtc::load(backend, config, &files.weights).unwrap())
-}
-
-struct Golden(Vec<u8>);
-
-impl Golden {
-    fn read() -> Self {
-        Self(std::fs::read(directory().join("golden.safetensors")).unwrap())
-    }
-
-    fn names(&self) -> Vec<String> {
-        SafeTensors::deserialize(&self.0)
-            .unwrap()
-            .names()
-            .into_iter()
-            .map(String::from)
-            .collect()
-    }
-
-    fn get(&self, name: &str) -> Vec<f32> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        let tensor = file.tensor(name).unwrap_or_else(|_| panic!("golden lacks {name}"));
-        tensor
-            .data()
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-            .collect()
-    }
-}
-
-/// ‖a - b‖ / ‖b‖
-fn relative_difference(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
-    let difference = square(&mut a.iter().zip(b).map(|(a, b)| (*a - *b) as f64));
-    (difference / square(&mut b.iter().map(|b| *b as f64))).sqrt()
-}
-
 #[test]
 fn hidden_states_after_every_layer() {
-    let golden = Golden::read();
+    let golden = Golden::read(&repository(MODEL));
     let backend = CpuBackend::new(2).unwrap();
-    let model = load(&backend);
+    let model = common::load(&backend, &repository(MODEL));
     for length in LENGTHS {
         let log_mel = golden.get(&format!("{length}.log_mel"));
         let (plan, activations) = model.plan(&backend, length.parse().unwrap(), Keep::All);
         let mut arena = Arena::new(&backend, plan.total()).unwrap();
-        let source = aurist::adapt::AdaptedParameters::new(&backend, model.weights().clone(), None).unwrap();
+        let source = AdaptedParameters::new(&backend, model.weights().clone(), None).unwrap();
         model.load_input(&backend, &mut arena, &activations, &log_mel);
         model.forward(&backend, &source, &mut arena, &activations, Stem::Compute);
         let names = ["stem", "layer.0", "layer.1", "norm"].map(String::from);
@@ -102,9 +58,9 @@ fn hidden_states_after_every_layer() {
 
 #[test]
 fn ten_steps_of_every_parameter_choice() {
-    let golden = Golden::read();
+    let golden = Golden::read(&repository(MODEL));
     let backend = CpuBackend::new(1).unwrap();
-    let model = load(&backend);
+    let model = common::load(&backend, &repository(MODEL));
     let names = golden.names();
     let mut compared = 0;
     for (length, (name, parameters)) in LENGTHS.iter().flat_map(|length| CHOICES.map(|choice| (length, choice))) {

@@ -1,0 +1,73 @@
+//! What the golden tests share: reading PyTorch's tensors, and comparing with them.
+
+#![allow(dead_code)] // Each test binary uses its part.
+
+use aurist::engine::cpu::CpuBackend;
+use aurist::model::{ModelConfig, ModelFiles, WhisperCtc};
+use safetensors::{Dtype, SafeTensors};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A path inside the repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+pub fn load(backend: &CpuBackend, dir: &Path) -> Arc<WhisperCtc<CpuBackend>> {
+    let files = ModelFiles::from_dir(dir).unwrap();
+    let config = ModelConfig::parse(&files.config).unwrap();
+    Arc::new(WhisperCtc::load(backend, config, &files.weights).unwrap())
+}
+
+/// A golden.safetensors.
+pub struct Golden(Vec<u8>);
+
+impl Golden {
+    pub fn read(dir: &Path) -> Self {
+        Self(std::fs::read(dir.join("golden.safetensors")).unwrap())
+    }
+
+    fn file(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.0).unwrap()
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.file().names().into_iter().map(String::from).collect()
+    }
+
+    /// Whether a tensor was stored in f16, whose rounding a comparison must allow for.
+    pub fn is_f16(&self, name: &str) -> bool {
+        self.file().tensor(name).unwrap().dtype() == Dtype::F16
+    }
+
+    pub fn get(&self, name: &str) -> Vec<f32> {
+        let file = self.file();
+        let tensor = file.tensor(name).unwrap_or_else(|_| panic!("golden lacks {name}"));
+        let data = tensor.data();
+        match tensor.dtype() {
+            Dtype::F32 => data
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                .collect(),
+            Dtype::F16 => data
+                .chunks_exact(2)
+                .map(|b| half::f16::from_le_bytes(b.try_into().unwrap()).to_f32())
+                .collect(),
+            other => panic!("{name} is {other:?}"),
+        }
+    }
+}
+
+/// ‖a - b‖ / ‖b‖
+pub fn relative_difference(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
+    let difference = square(&mut a.iter().zip(b).map(|(a, b)| (*a - *b) as f64));
+    (difference / square(&mut b.iter().map(|b| *b as f64))).sqrt()
+}
+
+/// The largest `|a - b|`.
+pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
