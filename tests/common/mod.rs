@@ -1,6 +1,7 @@
 //! What the golden tests share: reading PyTorch's tensors, and comparing with them.
 
-#![allow(dead_code)] // Each test binary uses its part.
+// Each test binary uses its part, and sees this as its own module.
+#![allow(dead_code, unreachable_pub)]
 
 use aurist::engine::cpu::CpuBackend;
 use aurist::model::{ModelConfig, ModelFiles, WhisperCtc};
