@@ -27,6 +27,9 @@ pub enum ParameterChoice {
     /// Every bias vector of the encoder.
     #[serde(rename = "bias")]
     Bias,
+    /// Everything, the output layer included.
+    #[serde(rename = "all")]
+    All,
 }
 
 /// The settings of adaptation. `Recognizer::default_adaptation` gives the ones chosen for a model.
@@ -44,6 +47,31 @@ pub struct AdaptationConfig {
     pub entropy_weight: f64,
     /// Which tensors move.
     pub parameters: ParameterChoice,
+    /// Of those, only the ones in this many transformer layers at the top, or above them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_layers: Option<usize>,
+    /// Whether a published implementation's quirks are kept.
+    #[serde(default, skip_serializing_if = "Compatibility::is_none")]
+    pub compatibility: Compatibility,
+}
+
+/// Which published implementation's quirks are kept, where they change the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compatibility {
+    /// None: the method as described.
+    #[default]
+    None,
+    /// SUTA's own code: its optimiser lists the feature extractor's tensors two to five times, which makes as many
+    /// updates a step; SDPL's softmax runs over time instead of over the symbols.
+    Suta,
+}
+
+impl Compatibility {
+    /// Whether there is nothing to keep.
+    pub fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 impl AdaptationConfig {
@@ -64,6 +92,8 @@ impl AdaptationConfig {
             temperature: 2.5,
             entropy_weight: 0.3,
             parameters: ParameterChoice::LayerNormAndFeature,
+            top_layers: None,
+            compatibility: Compatibility::None,
         }
     }
 }

@@ -12,7 +12,7 @@ pub mod output;
 mod recognizer;
 mod transcript;
 
-pub use adaptation::{AdaptationConfig, Method, ParameterChoice};
+pub use adaptation::{AdaptationConfig, Compatibility, Method, ParameterChoice};
 pub use recognizer::{Error, ModelInfo, Recognizer, Session};
 pub use transcript::{Guard, Transcript, Utterance, Word};
 

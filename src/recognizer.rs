@@ -1,11 +1,11 @@
 //! The public face: a [`Recognizer`] holds a model, a [`Session`] does the work of one thread of utterances.
 
 use crate::adapt::{Adapter, Episode};
-use crate::audio::{HOP, LogMel, SAMPLE_RATE, Segmenter, SegmenterConfig};
+use crate::audio::{Features, SAMPLE_RATE, Segmenter, SegmenterConfig};
 use crate::decode::{Hypothesis, greedy};
 use crate::engine::cpu::CpuBackend;
 use crate::engine::{EngineError, ObjectiveValue};
-use crate::model::{ModelConfig, ModelError, ModelFiles, Preset, Vocabulary, WhisperCtc};
+use crate::model::{CtcModel, Input, ModelError, ModelFiles, Preset, Vocabulary};
 use crate::{AdaptationConfig, Guard, Transcript, Utterance, Word};
 use std::path::Path;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ struct Loaded {
     info: ModelInfo,
     preset: Preset,
     vocabulary: Vocabulary,
-    model: Arc<WhisperCtc<CpuBackend>>,
+    model: Arc<CtcModel<CpuBackend>>,
 }
 
 /// A loaded model. Cheap to clone; sessions on several threads share its weights.
@@ -93,20 +93,20 @@ impl Recognizer {
     }
 
     fn from_files(files: ModelFiles) -> Result<Self, Error> {
-        let config = ModelConfig::parse(&files.config)?;
-        let vocabulary = Vocabulary::parse(&files.vocabulary, config.vocab_size, config.blank())?;
+        let config = files.parse_config()?;
+        let vocabulary = Vocabulary::parse(&files.vocabulary, config.vocab_size, config.blank)?;
         let preset = files
             .adaptation
             .as_deref()
             .map(Preset::parse)
             .transpose()?
             .unwrap_or_default();
-        let architecture = config.architectures.first().cloned().unwrap_or_default();
-        let model = Arc::new(WhisperCtc::load(&CpuBackend::new(1)?, config, &files.weights)?);
+        let (identity, name) = (files.identity(), files.name.clone());
+        let model = Arc::new(files.load(&CpuBackend::new(1)?, config)?);
         let info = ModelInfo {
-            identity: files.identity(),
-            name: files.name,
-            architecture,
+            identity,
+            name,
+            architecture: model.config().architecture.clone(),
             parameters: model.weights().parameter_count(),
             vocabulary: vocabulary.len(),
         };
@@ -136,9 +136,22 @@ impl Recognizer {
         }
     }
 
-    /// The longest utterance that the model takes at once, in seconds.
+    /// The longest utterance that the model takes at once, in seconds; infinite where nothing but memory limits it.
     pub fn longest_utterance(&self) -> f64 {
-        (self.loaded.model.most_frames() * HOP) as f64 / SAMPLE_RATE as f64
+        match self
+            .features()
+            .most_samples(self.loaded.model.config().most_input_values())
+        {
+            usize::MAX => f64::INFINITY,
+            samples => samples as f64 / SAMPLE_RATE as f64,
+        }
+    }
+
+    fn features(&self) -> Features {
+        match self.loaded.model.input() {
+            Input::LogMel { bands } => Features::log_mel(bands),
+            Input::Waveform { normalise } => Features::waveform(normalise),
+        }
     }
 
     /// How a recording is cut into utterances for this model.
@@ -171,12 +184,12 @@ impl Recognizer {
     pub fn session(&self, config: &AdaptationConfig, threads: usize) -> Result<Session, Error> {
         let backend = CpuBackend::new(threads)?;
         let adapter = Adapter::new(&backend, self.loaded.model.clone(), config)?;
-        let log_mel = LogMel::new(self.loaded.model.config().num_mel_bins);
+        let features = self.features();
         Ok(Session {
             recognizer: self.clone(),
             backend,
             adapter,
-            log_mel,
+            features,
         })
     }
 }
@@ -186,7 +199,7 @@ pub struct Session {
     recognizer: Recognizer,
     backend: CpuBackend,
     adapter: Adapter<CpuBackend>,
-    log_mel: LogMel,
+    features: Features,
 }
 
 impl Session {
@@ -196,7 +209,7 @@ impl Session {
         let begin = Instant::now();
         let seconds = samples.len() as f64 / SAMPLE_RATE as f64;
         let longest = self.recognizer.longest_utterance();
-        if LogMel::frames(samples.len()) > self.recognizer.loaded.model.most_frames() {
+        if self.features.values(samples.len()) > self.recognizer.loaded.model.config().most_input_values() {
             return Err(Error::TooLong { seconds, longest });
         }
         if let Some(position) = samples.iter().position(|sample| !sample.is_finite()) {
@@ -204,9 +217,9 @@ impl Session {
                 seconds: position as f64 / SAMPLE_RATE as f64,
             });
         }
-        let log_mel = self.log_mel.compute(samples);
+        let input = self.features.compute(samples);
         let (backend, adapter) = (&self.backend, &mut self.adapter);
-        let episode = backend.within(|| adapter.run(backend, &log_mel))?;
+        let episode = backend.within(|| adapter.run(backend, &input))?;
         let mut utterance = self.describe(&episode, start, seconds);
         utterance.compute_seconds = begin.elapsed().as_secs_f64();
         utterance.real_time_factor = if seconds > 0.0 {
@@ -251,7 +264,7 @@ impl Session {
         greedy(
             logits,
             &self.recognizer.loaded.vocabulary,
-            2.0 * HOP as f64 / SAMPLE_RATE as f64,
+            self.recognizer.loaded.model.config().samples_per_frame() as f64 / SAMPLE_RATE as f64,
         )
     }
 }

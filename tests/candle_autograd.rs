@@ -4,7 +4,7 @@
 
 use aurist::adapt::Adapter;
 use aurist::engine::cpu::CpuBackend;
-use aurist::model::{ModelConfig, ModelFiles, WhisperCtc};
+use aurist::model::ModelFiles;
 use aurist::{AdaptationConfig, ParameterChoice};
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ struct Graph {
 }
 
 impl Graph {
-    fn load(path: &Path, config: &ModelConfig) -> Result<Self> {
+    fn load(path: &Path, config: &aurist::model::ModelConfig) -> Result<Self> {
         let tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
         let variables = tensors
             .into_iter()
@@ -26,8 +26,8 @@ impl Graph {
             .collect::<Result<_>>()?;
         Ok(Self {
             variables,
-            layers: config.encoder_layers,
-            heads: config.encoder_attention_heads,
+            layers: config.transformer.layers,
+            heads: config.transformer.heads,
         })
     }
 
@@ -116,11 +116,11 @@ fn loss(logits: &Tensor) -> Result<Tensor> {
 fn every_gradient_of_the_whole_graph_agrees() -> Result<()> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/goldens/whisper-ctc-tiny");
     let files = ModelFiles::from_dir(&directory).unwrap();
-    let config = ModelConfig::parse(&files.config).unwrap();
+    let config = files.parse_config().unwrap();
     let graph = Graph::load(&directory.join("model.safetensors"), &config)?;
     let golden = candle_core::safetensors::load(directory.join("golden.safetensors"), &Device::Cpu)?;
     let backend = CpuBackend::new(2).unwrap();
-    let model = Arc::new(WhisperCtc::load(&backend, config, &files.weights).unwrap());
+    let model = Arc::new(files.load(&backend, config).unwrap());
     for input in ["60.log_mel", "61.log_mel"] {
         let log_mel = &golden[input];
         let logits = graph.logits(&log_mel.to_dtype(DType::F64)?)?;
@@ -132,6 +132,7 @@ fn every_gradient_of_the_whole_graph_agrees() -> Result<()> {
             ParameterChoice::Feature,
             ParameterChoice::LayerNormAndFeature,
             ParameterChoice::Bias,
+            ParameterChoice::All,
         ] {
             let settings = AdaptationConfig {
                 parameters,

@@ -7,7 +7,7 @@ mod common;
 use aurist::adapt::{AdaptedParameters, Adapter};
 use aurist::engine::Arena;
 use aurist::engine::cpu::CpuBackend;
-use aurist::model::{Keep, Stem};
+use aurist::model::{KEEP_ALL, KEEP_NOTHING};
 use aurist::{AdaptationConfig, ParameterChoice};
 use common::{Golden, relative_difference, repository};
 
@@ -27,11 +27,11 @@ fn hidden_states_after_every_layer() {
     let model = common::load(&backend, &repository(MODEL));
     for length in LENGTHS {
         let log_mel = golden.get(&format!("{length}.log_mel"));
-        let (plan, activations) = model.plan(&backend, length.parse().unwrap(), Keep::All);
+        let (plan, activations) = model.plan(&backend, log_mel.len(), KEEP_ALL).unwrap();
         let mut arena = Arena::new(&backend, plan.total()).unwrap();
         let source = AdaptedParameters::new(&backend, model.weights().clone(), None).unwrap();
         model.load_input(&backend, &mut arena, &activations, &log_mel);
-        model.forward(&backend, &source, &mut arena, &activations, Stem::Compute);
+        model.forward(&backend, &source, &mut arena, &activations, 0);
         let names = ["stem", "layer.0", "layer.1", "norm"].map(String::from);
         let states = activations.hidden_states();
         assert_eq!(states.len(), names.len());
@@ -44,10 +44,10 @@ fn hidden_states_after_every_layer() {
             assert!(relative < 1e-5, "{length} {name}: {relative:e}");
         }
         // The memory-saving layout computes the same.
-        let (plan, shared) = model.plan(&backend, length.parse().unwrap(), Keep::Nothing);
+        let (plan, shared) = model.plan(&backend, log_mel.len(), KEEP_NOTHING).unwrap();
         let mut arena = Arena::new(&backend, plan.total()).unwrap();
         model.load_input(&backend, &mut arena, &shared, &log_mel);
-        model.forward(&backend, &source, &mut arena, &shared, Stem::Compute);
+        model.forward(&backend, &source, &mut arena, &shared, 0);
         let relative = relative_difference(
             arena.view(&backend, shared.logits()),
             &golden.get(&format!("{length}.logits")),

@@ -1,58 +1,11 @@
 //! Every operation's forward against a plain f64 version of it, and every gradient against central differences of that
 //! version: the arithmetic here shares nothing with the engine's.
 
+mod common;
+
 use aurist::engine::cpu::CpuBackend;
 use aurist::engine::{AdamW, Attention, Backend, Conv1d, Linear, ObjectiveTerms, Rows};
-use rand::{RngExt, SeedableRng, rngs::StdRng};
-
-/// Values with few enough digits that f32 holds them exactly.
-fn random(len: usize, seed: u64) -> Vec<f64> {
-    let mut generator = StdRng::seed_from_u64(seed);
-    (0..len).map(|_| generator.random_range(-1.0f32..1.0) as f64).collect()
-}
-
-fn single(values: &[f64]) -> Vec<f32> {
-    values.iter().map(|&value| value as f32).collect()
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// Central differences of `Σ cotangent · f(x)`.
-fn differences(x: &[f64], cotangent: &[f64], f: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
-    let h = 1e-5;
-    let mut x = x.to_vec();
-    (0..x.len())
-        .map(|index| {
-            let keep = x[index];
-            x[index] = keep + h;
-            let above = dot(&f(&x), cotangent);
-            x[index] = keep - h;
-            let below = dot(&f(&x), cotangent);
-            x[index] = keep;
-            (above - below) / (2.0 * h)
-        })
-        .collect()
-}
-
-#[track_caller]
-fn assert_close(what: &str, engine: &[f32], exact: &[f64], tolerance: f64) {
-    assert_eq!(engine.len(), exact.len(), "{what}");
-    let scale = exact.iter().fold(1e-12f64, |most, value| most.max(value.abs()));
-    for (index, (engine, exact)) in engine.iter().zip(exact).enumerate() {
-        let error = (*engine as f64 - exact).abs() / scale;
-        assert!(
-            error < tolerance,
-            "{what}[{index}]: {engine} against {exact}, {error:e} of the largest"
-        );
-    }
-}
-
-/// On one thread, on two, and on more threads than there is work.
-fn backends() -> Vec<CpuBackend> {
-    [1, 2, 5].map(|threads| CpuBackend::new(threads).unwrap()).into()
-}
+use common::finite_differences::{assert_close, backends, differences, dot, gelu, random, single};
 
 fn matmul_transposed(x: &[f64], stride: usize, weight: &[f64], shape: Linear) -> Vec<f64> {
     let rows = (0..shape.rows).flat_map(|row| (0..shape.outputs).map(move |output| (row, output)));
@@ -63,18 +16,6 @@ fn matmul_transposed(x: &[f64], stride: usize, weight: &[f64], shape: Linear) ->
         )
     })
     .collect()
-}
-
-/// Φ by its Taylor series: another way than the engine's, good to 12 digits for |x| up to 4.
-fn gelu(x: f64) -> f64 {
-    let z = x / std::f64::consts::SQRT_2;
-    let (mut term, mut sum, mut n) = (z, z, 0.0);
-    while term.abs() > 1e-17 {
-        n += 1.0;
-        term *= -z * z / n;
-        sum += term / (2.0 * n + 1.0);
-    }
-    0.5 * x * (1.0 + 2.0 / std::f64::consts::PI.sqrt() * sum)
 }
 
 #[test]
@@ -354,12 +295,12 @@ fn attention_and_its_gradient() {
             let mut scratch = vec![f32::NAN; backend.attention_scratch(shape)];
             let (mut out, mut log_sum_exp) = (vec![f32::NAN; frames * width], vec![f32::NAN; heads * frames]);
             let qkv32 = single(&qkv);
-            backend.attention(shape, &qkv32, &mut out, &mut log_sum_exp, &mut scratch);
+            backend.attention(shape, &qkv32, None, &mut out, &mut log_sum_exp, &mut scratch);
             assert_close("out", &out, &exact, 1e-5);
             assert_close("log-sum-exp", &log_sum_exp, &exact_log_sum_exp, 1e-5);
             let mut dqkv = vec![f32::NAN; qkv.len()];
             let dout = single(&cotangent);
-            backend.attention_backward(shape, &qkv32, &out, &log_sum_exp, &dout, &mut dqkv, &mut scratch);
+            backend.attention_backward(shape, &qkv32, None, &out, &log_sum_exp, &dout, &mut dqkv, &mut scratch);
             assert_close("dqkv", &dqkv, &exact_gradient, 2e-5);
         }
     }
@@ -377,7 +318,7 @@ fn peaked_attention_neither_overflows_nor_makes_denormal_numbers() {
     let backend = CpuBackend::new(1).unwrap();
     let mut scratch = vec![0.0; backend.attention_scratch(shape)];
     let (mut out, mut log_sum_exp) = (vec![0.0; 80], vec![0.0; 40]);
-    backend.attention(shape, &qkv, &mut out, &mut log_sum_exp, &mut scratch);
+    backend.attention(shape, &qkv, None, &mut out, &mut log_sum_exp, &mut scratch);
     assert!(out.iter().all(|value| value.is_finite()));
     assert!(
         scratch.iter().all(|probability| !probability.is_subnormal()),

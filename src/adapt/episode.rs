@@ -1,15 +1,15 @@
 //! SUTA on one utterance (Lin, Li and Lee, Interspeech 2022): parameters and optimizer start from the source model,
 //! take a few steps down the utterance's own entropy and class confusion, and are restored for the next.
 
-use super::{AdaptedParameters, Snapshot};
+use super::{AdaptedParameters, Selection, Snapshot};
 use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Rows};
-use crate::model::{Activations, Keep, Stem, WhisperCtc};
-use crate::{AdaptationConfig, Guard, Method};
+use crate::model::{Activations, CtcModel, KEEP_NOTHING};
+use crate::{AdaptationConfig, Compatibility, Guard, Method};
 use std::sync::Arc;
 
 /// One worker's adaptation state for one model: the store, the arena, the last good state.
 pub struct Adapter<B: Backend> {
-    model: Arc<WhisperCtc<B>>,
+    model: Arc<CtcModel<B>>,
     config: AdaptationConfig,
     parameters: AdaptedParameters<B>,
     last_good: Snapshot<B>,
@@ -39,9 +39,14 @@ pub struct Episode {
 
 impl<B: Backend> Adapter<B> {
     /// Memory for the store; the arena grows with the first utterances.
-    pub fn new(backend: &B, model: Arc<WhisperCtc<B>>, config: &AdaptationConfig) -> Result<Self, EngineError> {
+    pub fn new(backend: &B, model: Arc<CtcModel<B>>, config: &AdaptationConfig) -> Result<Self, EngineError> {
         let adapts = config.method == Method::Suta && config.steps > 0;
-        let parameters = AdaptedParameters::new(backend, model.weights().clone(), adapts.then_some(config.parameters))?;
+        let selection = adapts.then_some(Selection {
+            choice: config.parameters,
+            top_layers: config.top_layers,
+            with_multiplicity: config.compatibility == Compatibility::Suta,
+        });
+        let parameters = AdaptedParameters::new(backend, model.weights().clone(), selection)?;
         let last_good = parameters.snapshot(backend)?;
         let arena = Arena::new(backend, 0)?;
         Ok(Self {
@@ -58,37 +63,33 @@ impl<B: Backend> Adapter<B> {
         &self.parameters
     }
 
-    /// Recognises one utterance of log-mel frames `[frames, bands]`, adapting to it as configured.
+    /// Recognises one utterance (log-mel frames `[frames, bands]`, or samples as the model wants them), adapting to it
+    /// as configured. An input too short for a single output frame gives an empty episode.
     ///
     /// Each step's logits serve the next step, so N steps cost N + 1 forward passes and N backward passes.
-    pub fn run(&mut self, backend: &B, log_mel: &[f32]) -> Result<Episode, EngineError> {
-        let frames = log_mel.len() / self.model.config().num_mel_bins;
-        if frames == 0 {
-            return Ok(Episode::default());
-        }
+    pub fn run(&mut self, backend: &B, input: &[f32]) -> Result<Episode, EngineError> {
         let steps = if self.config.method == Method::Suta {
             self.config.steps
         } else {
             0
         };
-        let keep = if steps > 0 { Keep::All } else { Keep::Nothing };
-        let (plan, activations) = self.model.plan(backend, frames, keep);
+        // What lies below the lowest adapted stage is computed once, and nothing is kept of it.
+        let lowest = self.model.lowest_adapted_stage(&self.parameters);
+        let keep_from = if steps > 0 { lowest } else { KEEP_NOTHING };
+        let Some((plan, activations)) = self.model.plan(backend, input.len(), keep_from) else {
+            return Ok(Episode::default());
+        };
         self.arena.reserve(backend, &plan)?;
         self.parameters.restore_source(backend);
-        self.model.load_input(backend, &mut self.arena, &activations, log_mel);
+        self.model.load_input(backend, &mut self.arena, &activations, input);
         self.model
-            .forward(backend, &self.parameters, &mut self.arena, &activations, Stem::Compute);
+            .forward(backend, &self.parameters, &mut self.arena, &activations, 0);
         let source_logits = self.logits(backend, &activations);
         let mut episode = Episode {
             frames: activations.output_frames(),
             adapted_logits: source_logits.clone(),
             source_logits,
             ..Episode::default()
-        };
-        let stem = if self.model.stem_is_frozen(&self.parameters) {
-            Stem::Reuse
-        } else {
-            Stem::Compute
         };
         let settings = AdamW::suta(self.config.learning_rate);
         for step in 0..=steps {
@@ -125,7 +126,7 @@ impl<B: Backend> Adapter<B> {
             self.parameters.snapshot_into(backend, &mut self.last_good);
             self.parameters.update(backend, &settings);
             self.model
-                .forward(backend, &self.parameters, &mut self.arena, &activations, stem);
+                .forward(backend, &self.parameters, &mut self.arena, &activations, lowest);
         }
         Ok(episode)
     }
@@ -135,7 +136,7 @@ impl<B: Backend> Adapter<B> {
         let terms = ObjectiveTerms {
             temperature: self.config.temperature,
             entropy_weight: self.config.entropy_weight,
-            blank: config.blank(),
+            blank: config.blank,
         };
         let shape = Rows {
             rows: activations.output_frames(),

@@ -4,4 +4,4 @@ mod episode;
 mod parameters;
 
 pub use episode::{Adapter, Episode};
-pub use parameters::{AdaptedParameters, Snapshot};
+pub use parameters::{AdaptedParameters, Selection, Snapshot};

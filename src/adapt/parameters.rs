@@ -2,21 +2,41 @@
 
 use crate::ParameterChoice;
 use crate::engine::{AdamW, Backend, EngineError, Slot};
-use crate::model::{Kind, NamedTensor, OperandId, Parameters, Weights};
+use crate::model::{Kind, NamedTensor, OperandId, Parameters, Place, Weights};
 use std::ops::Range;
 use std::sync::Arc;
 
-impl ParameterChoice {
-    /// Whether a tensor of this kind moves under this choice.
-    pub(crate) fn includes(self, kind: Kind) -> bool {
-        let layer_norm = matches!(kind, Kind::LayerNormWeight | Kind::LayerNormBias);
-        let feature = matches!(kind, Kind::FeatureWeight | Kind::FeatureBias);
-        match self {
-            Self::LayerNorm => layer_norm,
-            Self::Feature => feature,
-            Self::LayerNormAndFeature => layer_norm || feature,
-            Self::Bias => matches!(kind, Kind::LayerNormBias | Kind::FeatureBias | Kind::Bias),
-        }
+/// Which tensors move: what the configuration chooses, on a model of so many layers.
+#[derive(Debug, Clone, Copy)]
+pub struct Selection {
+    /// The kinds.
+    pub choice: ParameterChoice,
+    /// Only what lies in this many layers at the top, or above them.
+    pub top_layers: Option<usize>,
+    /// Whether a tensor moves as often a step as SUTA's published optimiser lists it.
+    pub with_multiplicity: bool,
+}
+
+impl Selection {
+    /// Whether a tensor moves, in a model of `layers` layers.
+    fn includes(&self, tensor: &NamedTensor, layers: usize) -> bool {
+        let layer_norm = matches!(tensor.kind, Kind::LayerNormWeight | Kind::LayerNormBias);
+        let feature = tensor.place == Place::Feature;
+        let chosen = match self.choice {
+            ParameterChoice::LayerNorm => layer_norm,
+            ParameterChoice::Feature => feature,
+            ParameterChoice::LayerNormAndFeature => layer_norm || feature,
+            ParameterChoice::Bias => {
+                matches!(tensor.kind, Kind::LayerNormBias | Kind::Bias) && tensor.place != Place::Head
+            }
+            ParameterChoice::All => true,
+        };
+        let high_enough = match (self.top_layers, tensor.place) {
+            (None, _) | (_, Place::Head) => true,
+            (Some(top), Place::Layer(layer)) => layer + top >= layers,
+            (Some(_), Place::Feature | Place::Encoder) => false,
+        };
+        tensor.kind != Kind::Fixed && chosen && high_enough
     }
 }
 
@@ -52,14 +72,15 @@ pub struct Snapshot<B: Backend> {
 
 impl<B: Backend> AdaptedParameters<B> {
     /// A store of the chosen tensors, at the source model's values. With no choice nothing is adapted.
-    pub fn new(backend: &B, source: Arc<Weights<B>>, choice: Option<ParameterChoice>) -> Result<Self, EngineError> {
+    pub fn new(backend: &B, source: Arc<Weights<B>>, selection: Option<Selection>) -> Result<Self, EngineError> {
+        let layers = source.layers();
         let mut slots = vec![None; source.operands().len()];
         let mut adapted = Vec::new();
         let mut total = 0;
         for tensor in source.tensors() {
-            if !choice.is_some_and(|choice| choice.includes(tensor.kind)) {
+            let Some(selection) = selection.filter(|selection| selection.includes(tensor, layers)) else {
                 continue;
-            }
+            };
             let slot: &mut Option<Range<usize>> = &mut slots[tensor.operand.index()];
             let operand = slot.get_or_insert_with(|| {
                 let start = total;
@@ -70,7 +91,11 @@ impl<B: Backend> AdaptedParameters<B> {
             adapted.push(Adapted {
                 tensor: tensor.clone(),
                 range,
-                multiplicity: 1,
+                multiplicity: if selection.with_multiplicity {
+                    tensor.multiplicity
+                } else {
+                    1
+                },
             });
         }
         let mut store = Self {
@@ -215,22 +240,29 @@ impl<B: Backend> Parameters<B> for AdaptedParameters<B> {
         Some(backend.view_mut(&mut self.gradients, range))
     }
 
-    fn gradient_pair(
+    fn values_and_gradients<const N: usize>(
         &mut self,
         backend: &B,
-        first: OperandId,
-        second: OperandId,
-    ) -> (Option<B::ViewMut<'_>>, Option<B::ViewMut<'_>>) {
-        // A frozen one becomes an empty stretch, so that one split serves all four cases.
-        let slot = |id: OperandId| {
-            let range = self.slots[id.index()].clone();
-            Slot {
-                offset: range.as_ref().map_or(0, |r| r.start),
-                len: range.map_or(0, |r| r.len()),
-            }
-        };
-        let (first, second) = (slot(first), slot(second));
-        let ([], [a, b]) = backend.split(&mut self.gradients, [], [first, second]);
-        ((first.len > 0).then_some(a), (second.len > 0).then_some(b))
+        ids: [OperandId; N],
+    ) -> ([B::View<'_>; N], [Option<B::ViewMut<'_>>; N]) {
+        // A frozen one's gradient becomes an empty stretch, so that one split serves every case.
+        let gradients = ids.map(|id| match &self.slots[id.index()] {
+            Some(range) => Slot {
+                offset: range.start,
+                len: range.len(),
+            },
+            None => Slot { offset: 0, len: 0 },
+        });
+        let (slots, stored, source) = (&self.slots, &self.values, &self.source);
+        let values = ids.map(|id| match &slots[id.index()] {
+            Some(range) => backend.view(stored, range.clone()),
+            None => source.value(backend, id),
+        });
+        let ([], views) = backend.split(&mut self.gradients, [], gradients);
+        let mut adapted = ids.map(|id| slots[id.index()].is_some()).into_iter();
+        (
+            values,
+            views.map(|view| adapted.next().is_some_and(|is| is).then_some(view)),
+        )
     }
 }

@@ -4,12 +4,14 @@
 
 mod decode;
 mod error;
+mod features;
 mod log_mel;
 mod resample;
 mod segment;
 
 pub use decode::AudioReader;
 pub use error::AudioError;
+pub use features::Features;
 pub use log_mel::{HOP, LogMel};
 pub use resample::Resampler;
 pub use segment::{Segment, Segmenter, SegmenterConfig};

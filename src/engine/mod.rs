@@ -9,7 +9,10 @@ pub mod cpu;
 mod shapes;
 
 pub use arena::{Arena, ArenaPlan, Slot};
-pub use shapes::{AdamW, Attention, Conv1d, Linear, ObjectiveTerms, ObjectiveValue, Rows};
+pub use shapes::{
+    AdamW, Attention, Conv1d, GroupedConv1d, Linear, ObjectiveTerms, ObjectiveValue, RelativeBias,
+    RelativeBiasGradient, Rows,
+};
 
 use std::ops::Range;
 
@@ -138,7 +141,59 @@ pub trait Backend: Send + Sync + Sized + 'static {
         self.linear_backward_weight(shape.as_linear(), x, dpre, dweight);
     }
 
-    /// In place: `d *= gelu'(pre)` (the exact, erf-based GELU).
+    /// Values of scratch memory that a grouped convolution needs (forward and backward alike).
+    fn grouped_conv1d_scratch(&self, shape: GroupedConv1d) -> usize;
+    /// `y = conv(x, W) + bias`; see [`GroupedConv1d`].
+    fn grouped_conv1d(
+        &self,
+        shape: GroupedConv1d,
+        x: Self::View<'_>,
+        weight: Self::View<'_>,
+        bias: Self::View<'_>,
+        y: Self::ViewMut<'_>,
+        scratch: Self::ViewMut<'_>,
+    );
+    /// `dx = ...` (`+ dx` with `accumulate`).
+    fn grouped_conv1d_backward_input(
+        &self,
+        shape: GroupedConv1d,
+        dy: Self::View<'_>,
+        weight: Self::View<'_>,
+        dx: Self::ViewMut<'_>,
+        accumulate: bool,
+        scratch: Self::ViewMut<'_>,
+    );
+    /// `dW += ...`
+    fn grouped_conv1d_backward_weight(
+        &self,
+        shape: GroupedConv1d,
+        x: Self::View<'_>,
+        dy: Self::View<'_>,
+        dweight: Self::ViewMut<'_>,
+        scratch: Self::ViewMut<'_>,
+    );
+    /// Weight norm over all but the taps: `W[:, k] = g[k] v[:, k] / |v[:, k]|`, v and W laid out as the weight.
+    fn weight_norm(
+        &self,
+        shape: GroupedConv1d,
+        direction: Self::View<'_>,
+        magnitude: Self::View<'_>,
+        weight: Self::ViewMut<'_>,
+    );
+    /// `ddirection += ...`, `dmagnitude += ...` from the weight's gradient; either may be frozen.
+    fn weight_norm_backward(
+        &self,
+        shape: GroupedConv1d,
+        direction: Self::View<'_>,
+        magnitude: Self::View<'_>,
+        dweight: Self::View<'_>,
+        ddirection: Option<Self::ViewMut<'_>>,
+        dmagnitude: Option<Self::ViewMut<'_>>,
+    );
+
+    /// In place: `x = gelu(x)` (the exact, erf-based GELU).
+    fn gelu(&self, x: Self::ViewMut<'_>);
+    /// In place: `d *= gelu'(pre)`.
     fn gelu_backward(&self, pre: Self::View<'_>, d: Self::ViewMut<'_>);
 
     /// Layer norm over the inner dimension; `statistics` receives (mean, 1/σ) per row, `[rows, 2]`.
@@ -173,6 +228,30 @@ pub trait Backend: Send + Sync + Sized + 'static {
         dbias: Option<Self::ViewMut<'_>>,
     );
 
+    /// Normalises each channel over time (a group norm with a group a channel): `y = x̂ γ + β`, `x̂ = (x - μ) / σ`;
+    /// `statistics` receives (mean, 1/σ) per channel, `[cols, 2]`.
+    fn channel_norm(
+        &self,
+        shape: Rows,
+        x: Self::View<'_>,
+        weight: Self::View<'_>,
+        bias: Self::View<'_>,
+        y: Self::ViewMut<'_>,
+        statistics: Self::ViewMut<'_>,
+    );
+    /// `dx = ...` where it is wanted; `dweight += ...` and `dbias += ...` where they are adapted.
+    fn channel_norm_backward(
+        &self,
+        shape: Rows,
+        x: Self::View<'_>,
+        statistics: Self::View<'_>,
+        weight: Self::View<'_>,
+        dy: Self::View<'_>,
+        dx: Option<Self::ViewMut<'_>>,
+        dweight: Option<Self::ViewMut<'_>>,
+        dbias: Option<Self::ViewMut<'_>>,
+    );
+
     /// Values of scratch memory that attention needs (forward and backward alike).
     fn attention_scratch(&self, shape: Attention) -> usize;
     /// Softmax attention over all heads: qkv `[T, 3, heads, head_dim]`, out `[T, heads, head_dim]`,
@@ -181,20 +260,45 @@ pub trait Backend: Send + Sync + Sized + 'static {
         &self,
         shape: Attention,
         qkv: Self::View<'_>,
+        bias: Option<RelativeBias<Self::View<'_>>>,
         out: Self::ViewMut<'_>,
         log_sum_exp: Self::ViewMut<'_>,
         scratch: Self::ViewMut<'_>,
     );
-    /// `dqkv` `[T, 3, heads, head_dim]` from `dout`.
+    /// `dqkv` `[T, 3, heads, head_dim]` from `dout`, and the relative bias's gradients where there is one.
     fn attention_backward(
         &self,
         shape: Attention,
         qkv: Self::View<'_>,
+        bias: Option<(RelativeBias<Self::View<'_>>, RelativeBiasGradient<Self::ViewMut<'_>>)>,
         out: Self::View<'_>,
         log_sum_exp: Self::View<'_>,
         dout: Self::View<'_>,
         dqkv: Self::ViewMut<'_>,
         scratch: Self::ViewMut<'_>,
+    );
+    /// WavLM's gate: `sigmoid(a) (sigmoid(b) constant - 1) + 2`, a the sum of a row's first four values and b of its
+    /// last four; projection `[T, heads, 8]`, constant `[heads]`, gate `[heads, T]`. `rows.cols` counts heads.
+    fn relative_gate(&self, shape: Rows, projection: Self::View<'_>, constant: Self::View<'_>, gate: Self::ViewMut<'_>);
+    /// `dprojection = ...`, and `dconstant += ...` where it is adapted.
+    fn relative_gate_backward(
+        &self,
+        shape: Rows,
+        projection: Self::View<'_>,
+        constant: Self::View<'_>,
+        dgate: Self::View<'_>,
+        dprojection: Self::ViewMut<'_>,
+        dconstant: Option<Self::ViewMut<'_>>,
+    );
+    /// `table[h, d] = embedding[buckets[d], h]`: embedding `[buckets, heads]`, table `[heads, buckets.len()]`.
+    fn relative_table(&self, buckets: &[u32], heads: usize, embedding: Self::View<'_>, table: Self::ViewMut<'_>);
+    /// `dembedding[buckets[d], h] += dtable[h, d]`.
+    fn relative_table_backward(
+        &self,
+        buckets: &[u32],
+        heads: usize,
+        dtable: Self::View<'_>,
+        dembedding: Self::ViewMut<'_>,
     );
 
     /// `y += x`, element by element over the whole of `y`; `x` may be longer (a position table).

@@ -70,6 +70,60 @@ impl Conv1d {
     }
 }
 
+/// A convolution over time in groups of channels, whose output is as long as its input: zeros stand before the first
+/// frame and after the last. x and y are `[frames, channels]`, the weight `[channels, kernel, channels / groups]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupedConv1d {
+    /// T.
+    pub frames: usize,
+    /// Channels of the input and of the output.
+    pub channels: usize,
+    /// Groups; each output channel sees its own group's inputs.
+    pub groups: usize,
+    /// Taps.
+    pub kernel: usize,
+    /// Zeros before the first frame: tap k of output t reads input `t + k - padding`.
+    pub padding: usize,
+}
+
+impl GroupedConv1d {
+    /// Channels a group.
+    pub fn group(&self) -> usize {
+        self.channels / self.groups
+    }
+
+    /// Values of the weight.
+    pub fn weight_len(&self) -> usize {
+        self.channels * self.kernel * self.group()
+    }
+
+    /// The output as rows.
+    pub fn rows(&self) -> Rows {
+        Rows {
+            rows: self.frames,
+            cols: self.channels,
+        }
+    }
+}
+
+/// WavLM's addition to attention (Chen et al. 2022): row i's score for column j gains `gate[i] · table[j - i]`.
+#[derive(Debug, Clone, Copy)]
+pub struct RelativeBias<View> {
+    /// `[heads, T]`
+    pub gate: View,
+    /// `[heads, 2T - 1]`, distance `j - i` at index `j - i + T - 1`.
+    pub table: View,
+}
+
+/// Where the gradients of a [`RelativeBias`] go.
+#[derive(Debug)]
+pub struct RelativeBiasGradient<ViewMut> {
+    /// Written.
+    pub gate: ViewMut,
+    /// Accumulated; `None` when nothing behind the table is adapted.
+    pub table: Option<ViewMut>,
+}
+
 /// Self-attention of one utterance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Attention {

@@ -19,11 +19,9 @@ impl LinearLayer {
         name: &str,
         inputs: usize,
         outputs: usize,
-        weight_kind: Kind,
-        bias_kind: Kind,
     ) -> Result<Self, ModelError> {
-        let weight = builder.tensor(&format!("{name}.weight"), &[outputs, inputs], weight_kind)?;
-        let bias = builder.tensor(&format!("{name}.bias"), &[outputs], bias_kind)?;
+        let weight = builder.tensor(&format!("{name}.weight"), &[outputs, inputs], Kind::Weight)?;
+        let bias = builder.tensor(&format!("{name}.bias"), &[outputs], Kind::Bias)?;
         Ok(Self {
             weight,
             bias,
@@ -34,23 +32,28 @@ impl LinearLayer {
 
     /// Queries, keys and values as one layer of three times the width. Whisper's keys have no bias.
     pub(super) fn load_qkv(builder: &mut WeightsBuilder<'_>, name: &str, width: usize) -> Result<Self, ModelError> {
-        let square = [width, width];
+        let (square, vector) = ([width, width], [width]);
         let [q, k, v] = ["q", "k", "v"].map(|part| format!("{name}.{part}_proj.weight"));
         let weights = [&q, &k, &v].map(|name| Piece::Tensor(name, &square, Kind::Weight, Layout::Same));
         let weight = builder.operand(&weights)?;
-        let [q, v] = ["q", "v"].map(|part| format!("{name}.{part}_proj.bias"));
-        let vector = [width];
-        let bias = builder.operand(&[
-            Piece::Tensor(&q, &vector, Kind::Bias, Layout::Same),
-            Piece::Zeros(width),
-            Piece::Tensor(&v, &vector, Kind::Bias, Layout::Same),
-        ])?;
+        let [q, k, v] = ["q", "k", "v"].map(|part| format!("{name}.{part}_proj.bias"));
+        let bias = |name| Piece::Tensor(name, &vector, Kind::Bias, Layout::Same);
+        let key_bias = if builder.has(&k) {
+            bias(&k)
+        } else {
+            Piece::Constant(0.0, width)
+        };
+        let bias = builder.operand(&[bias(&q), key_bias, bias(&v)])?;
         Ok(Self {
             weight,
             bias,
             inputs: width,
             outputs: 3 * width,
         })
+    }
+
+    pub(super) fn operands(&self) -> [OperandId; 2] {
+        [self.weight, self.bias]
     }
 
     pub(super) fn shape(&self, rows: usize) -> Linear {
@@ -76,28 +79,59 @@ impl LinearLayer {
         backend.linear(self.shape(rows), x, weight, Some(bias), y, accumulate);
     }
 
-    /// The bias's gradient where it is adapted, then the input's.
-    pub(super) fn backward<B: Backend>(
+    /// `pre = x Wᵀ + b`, `y = gelu(pre)`.
+    pub(super) fn forward_gelu<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        rows: usize,
+        x: Slot,
+        pre: Slot,
+        y: Slot,
+    ) {
+        let ([x], [pre, y]) = arena.split(backend, [x], [pre, y]);
+        let (weight, bias) = (
+            parameters.value(backend, self.weight),
+            parameters.value(backend, self.bias),
+        );
+        backend.linear_gelu(self.shape(rows), x, weight, bias, pre, y);
+    }
+
+    /// The weight's and the bias's gradients where they are adapted. `x` need only be right when the weight is.
+    pub(super) fn backward_parameters<B: Backend>(
         &self,
         backend: &B,
         parameters: &mut impl Parameters<B>,
         arena: &mut Arena<B>,
         rows: usize,
+        x: Slot,
+        dy: Slot,
+    ) {
+        let ([x, dy], []) = arena.split(backend, [x, dy], []);
+        if let Some(dweight) = parameters.gradient(backend, self.weight) {
+            backend.linear_backward_weight(self.shape(rows), x, dy, dweight);
+        }
+        if let Some(dbias) = parameters.gradient(backend, self.bias) {
+            let cols = self.outputs;
+            backend.bias_backward(Rows { rows, cols }, dy, dbias);
+        }
+    }
+
+    /// The input's gradient, written or added.
+    pub(super) fn backward_input<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        rows: usize,
         dy: Slot,
         dx: Slot,
+        accumulate: bool,
     ) {
         let ([dy], [dx]) = arena.split(backend, [dy], [dx]);
-        if let Some(dbias) = parameters.gradient(backend, self.bias) {
-            backend.bias_backward(
-                Rows {
-                    rows,
-                    cols: self.outputs,
-                },
-                dy,
-                dbias,
-            );
-        }
-        backend.linear_backward_input(self.shape(rows), dy, parameters.value(backend, self.weight), dx, false);
+        let weight = parameters.value(backend, self.weight);
+        backend.linear_backward_input(self.shape(rows), dy, weight, dx, accumulate);
     }
 }
 
@@ -113,6 +147,12 @@ impl LayerNorm {
     pub(super) fn load(builder: &mut WeightsBuilder<'_>, name: &str, cols: usize) -> Result<Self, ModelError> {
         let weight = builder.tensor(&format!("{name}.weight"), &[cols], Kind::LayerNormWeight)?;
         let bias = builder.tensor(&format!("{name}.bias"), &[cols], Kind::LayerNormBias)?;
+        Ok(Self { weight, bias, cols })
+    }
+
+    /// One that only normalises.
+    pub(super) fn plain(builder: &mut WeightsBuilder<'_>, cols: usize) -> Result<Self, ModelError> {
+        let (weight, bias) = (builder.constant(1.0, cols)?, builder.constant(0.0, cols)?);
         Ok(Self { weight, bias, cols })
     }
 
@@ -154,7 +194,7 @@ impl LayerNorm {
         let (x, statistics) = saved;
         if parameters.is_adapted(self.weight) || parameters.is_adapted(self.bias) {
             let ([x, statistics, dy], []) = arena.split(backend, [x, statistics, dy], []);
-            let (dweight, dbias) = parameters.gradient_pair(backend, self.weight, self.bias);
+            let (_, [dweight, dbias]) = parameters.values_and_gradients(backend, [self.weight, self.bias]);
             backend.layer_norm_backward_parameters(shape, x, statistics, dy, dweight, dbias);
         }
         if let Some((dx, accumulate)) = input {
@@ -163,4 +203,27 @@ impl LayerNorm {
             backend.layer_norm_backward_input(shape, x, statistics, weight, dy, dx, accumulate);
         }
     }
+}
+
+/// In place: `slot = gelu(slot)`.
+pub(super) fn gelu<B: Backend>(backend: &B, arena: &mut Arena<B>, slot: Slot) {
+    backend.gelu(arena.view_mut(backend, slot));
+}
+
+/// In place: `d *= gelu'(pre)`.
+pub(super) fn gelu_backward<B: Backend>(backend: &B, arena: &mut Arena<B>, pre: Slot, d: Slot) {
+    let ([pre], [d]) = arena.split(backend, [pre], [d]);
+    backend.gelu_backward(pre, d);
+}
+
+/// `to = from`.
+pub(super) fn copy<B: Backend>(backend: &B, arena: &mut Arena<B>, from: Slot, to: Slot) {
+    let ([from], [to]) = arena.split(backend, [from], [to]);
+    backend.copy(from, to);
+}
+
+/// `to += from`.
+pub(super) fn add<B: Backend>(backend: &B, arena: &mut Arena<B>, from: Slot, to: Slot) {
+    let ([from], [to]) = arena.split(backend, [from], [to]);
+    backend.add_prefix(from, to);
 }

@@ -3,20 +3,27 @@
 //! A model knows its tensors, how its activations lie in the arena, and its forward and backward passes. It does not
 //! know which tensors are adapted: it asks [`Parameters`].
 
+pub mod checkpoint;
 mod config;
+mod ctc;
 mod error;
 mod layers;
+mod positional;
+mod relative;
 mod source;
 mod tensors;
+mod transformer;
 mod vocabulary;
+mod wav2vec2;
 mod whisper;
 
-pub use config::{ModelConfig, Preset};
+pub use config::{FrontendConfig, ModelConfig, Preset, Wav2Vec2Config, WhisperConfig};
+pub use ctc::{Activations, CtcModel, Input, KEEP_ALL, KEEP_NOTHING};
 pub use error::ModelError;
 pub use source::ModelFiles;
-pub use tensors::{Kind, NamedTensor, OperandId, Weights};
+pub use tensors::{Kind, NamedTensor, OperandId, Place, Weights};
+pub use transformer::TransformerConfig;
 pub use vocabulary::{Symbol, Vocabulary};
-pub use whisper::{Activations, Keep, Stem, WhisperCtc};
 
 use crate::engine::Backend;
 
@@ -28,11 +35,10 @@ pub trait Parameters<B: Backend> {
     fn is_adapted(&self, id: OperandId) -> bool;
     /// Where the operand's gradient accumulates; `None` when it is frozen.
     fn gradient(&mut self, backend: &B, id: OperandId) -> Option<B::ViewMut<'_>>;
-    /// Two operands' gradients at once.
-    fn gradient_pair(
+    /// Several operands' values, and their gradients where they are adapted, at once.
+    fn values_and_gradients<const N: usize>(
         &mut self,
         backend: &B,
-        first: OperandId,
-        second: OperandId,
-    ) -> (Option<B::ViewMut<'_>>, Option<B::ViewMut<'_>>);
+        ids: [OperandId; N],
+    ) -> ([B::View<'_>; N], [Option<B::ViewMut<'_>>; N]);
 }

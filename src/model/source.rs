@@ -1,6 +1,8 @@
 //! A model's files: from a directory, or embedded in the binary.
 
-use super::ModelError;
+use super::checkpoint::SafetensorsCheckpoint;
+use super::{CtcModel, ModelConfig, ModelError};
+use crate::engine::Backend;
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -10,6 +12,8 @@ pub struct ModelFiles {
     pub name: String,
     /// config.json
     pub config: Cow<'static, [u8]>,
+    /// preprocessor_config.json, where there is one.
+    pub preprocessor: Option<Cow<'static, [u8]>>,
     /// vocab.json
     pub vocabulary: Cow<'static, [u8]>,
     /// adaptation.json: the adaptation settings chosen for this model, where somebody chose.
@@ -64,11 +68,15 @@ impl ModelFiles {
         };
         let config = read("config.json")?;
         let vocabulary = read("vocab.json")?;
-        let adaptation = if dir.join("adaptation.json").exists() {
-            Some(read("adaptation.json")?.into())
-        } else {
-            None
+        let read_if_there = |file: &str| -> Result<Option<Cow<'static, [u8]>>, ModelError> {
+            if dir.join(file).exists() {
+                Ok(Some(read(file)?.into()))
+            } else {
+                Ok(None)
+            }
         };
+        let adaptation = read_if_there("adaptation.json")?;
+        let preprocessor = read_if_there("preprocessor_config.json")?;
         let file = "model.safetensors";
         let unreadable = |error: std::io::Error| ModelError::Unreadable {
             file: file.into(),
@@ -81,6 +89,7 @@ impl ModelFiles {
         Ok(Self {
             name: dir.display().to_string(),
             config: config.into(),
+            preprocessor,
             vocabulary: vocabulary.into(),
             adaptation,
             weights: WeightBytes::Mapped(weights),
@@ -103,6 +112,7 @@ impl ModelFiles {
         Ok(Self {
             name: "bundled:whisper-tiny.en-ctc".into(),
             config: embedded!("config.json").into(),
+            preprocessor: Some(embedded!("preprocessor_config.json").into()),
             vocabulary: embedded!("vocab.json").into(),
             adaptation: Some(embedded!("adaptation.json").into()),
             weights: WeightBytes::Embedded(embedded!("model.safetensors")),
@@ -113,6 +123,17 @@ impl ModelFiles {
     #[cfg(not(feature = "bundled-model"))]
     pub fn bundled() -> Result<Self, ModelError> {
         Err(ModelError::NoBundledModel)
+    }
+
+    /// The configuration, parsed and checked.
+    pub fn parse_config(&self) -> Result<ModelConfig, ModelError> {
+        ModelConfig::parse(&self.config, self.preprocessor.as_deref())
+    }
+
+    /// Reads the weights that a configuration asks for onto a device.
+    pub fn load<B: Backend>(self, backend: &B, config: ModelConfig) -> Result<CtcModel<B>, ModelError> {
+        let checkpoint = SafetensorsCheckpoint::new(vec![("model.safetensors".into(), self.weights)])?;
+        CtcModel::load(backend, config, &checkpoint)
     }
 
     /// BLAKE3 over all the files' contents, hexadecimal: what a transcript was made with.

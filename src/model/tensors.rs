@@ -1,8 +1,8 @@
 //! A model's tensors in one flat buffer, and what each of them is.
 
 use super::ModelError;
+use super::checkpoint::Checkpoint;
 use crate::engine::Backend;
-use safetensors::{Dtype, SafeTensors};
 use std::ops::Range;
 
 /// What a tensor is for: adaptation chooses by this.
@@ -12,16 +12,25 @@ pub enum Kind {
     LayerNormWeight,
     /// A layer norm's β.
     LayerNormBias,
-    /// A weight of the feature extractor.
-    FeatureWeight,
-    /// A bias of the feature extractor.
-    FeatureBias,
-    /// A bias of the transformer.
+    /// Any other vector that is added.
     Bias,
     /// Any other weight.
     Weight,
-    /// Neither in the encoder nor ever adapted: the output layer, position tables.
+    /// Never adapted: position tables.
     Fixed,
+}
+
+/// Where in the model a tensor is: adaptation chooses by this too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The feature extractor: convolutions over the signal, and wav2vec2's projection into the model's width.
+    Feature,
+    /// The encoder outside its layers, below them: positions, an embedding norm.
+    Encoder,
+    /// A transformer layer, counted from the bottom; a norm above the last layer counts as one more.
+    Layer(usize),
+    /// The output layer.
+    Head,
 }
 
 /// One argument of an operation: a stretch of the flat buffer, holding one tensor or several side by side.
@@ -53,6 +62,11 @@ pub struct NamedTensor {
     pub shape: Vec<usize>,
     /// What it is for.
     pub kind: Kind,
+    /// Where it is.
+    pub place: Place,
+    /// How often SUTA's published optimiser lists it under layer-norm+feature: once for each module of the feature
+    /// extractor around it, and once more as a layer norm.
+    pub multiplicity: u32,
     /// The operand that holds it.
     pub operand: OperandId,
     /// Its values inside the operand.
@@ -124,6 +138,16 @@ impl<B: Backend> Weights<B> {
         &self.tensors
     }
 
+    /// Transformer layers.
+    pub fn layers(&self) -> usize {
+        let layers = self.tensors.iter().filter_map(|tensor| match tensor.place {
+            // A norm above the last layer counts as one more, but it has no attention: its matrices tell a layer.
+            Place::Layer(layer) if tensor.shape.len() == 2 => Some(layer + 1),
+            _ => None,
+        });
+        layers.max().unwrap_or(0)
+    }
+
     /// Number of parameters.
     pub fn parameter_count(&self) -> usize {
         self.tensors.iter().map(|tensor| tensor.range.len()).sum()
@@ -132,36 +156,52 @@ impl<B: Backend> Weights<B> {
 
 /// Reads a checkpoint operand by operand into one flat buffer.
 pub(super) struct WeightsBuilder<'a> {
-    checkpoint: SafeTensors<'a>,
+    checkpoint: &'a dyn Checkpoint,
     values: Vec<f32>,
     operands: Vec<Range<usize>>,
     tensors: Vec<NamedTensor>,
+    place: Place,
+    nesting: u32,
 }
 
 /// A piece of an operand.
 pub(super) enum Piece<'a> {
     /// A tensor of the checkpoint.
     Tensor(&'a str, &'a [usize], Kind, Layout),
-    /// Zeros where the architecture has no tensor.
-    Zeros(usize),
+    /// A constant where the architecture has no tensor.
+    Constant(f32, usize),
 }
 
 impl<'a> WeightsBuilder<'a> {
-    /// Parses the safetensors header; its offsets are checked against the file's length there.
-    pub(super) fn new(bytes: &'a [u8]) -> Result<Self, ModelError> {
-        let checkpoint =
-            SafeTensors::deserialize(bytes).map_err(|error| ModelError::invalid("model.safetensors", error))?;
-        Ok(Self {
+    pub(super) fn new(checkpoint: &'a dyn Checkpoint) -> Self {
+        Self {
             checkpoint,
             values: Vec::new(),
             operands: Vec::new(),
             tensors: Vec::new(),
-        })
+            place: Place::Feature,
+            nesting: 0,
+        }
+    }
+
+    /// Where the tensors that follow are, and how many of the feature extractor's modules surround them.
+    pub(super) fn enter(&mut self, place: Place, nesting: u32) {
+        (self.place, self.nesting) = (place, nesting);
+    }
+
+    /// Whether the checkpoint has a tensor.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.checkpoint.shape(name).is_some()
     }
 
     /// One tensor as an operand.
     pub(super) fn tensor(&mut self, name: &str, shape: &[usize], kind: Kind) -> Result<OperandId, ModelError> {
         self.operand(&[Piece::Tensor(name, shape, kind, Layout::Same)])
+    }
+
+    /// An operand that is no tensor of the checkpoint.
+    pub(super) fn constant(&mut self, value: f32, len: usize) -> Result<OperandId, ModelError> {
+        self.operand(&[Piece::Constant(value, len)])
     }
 
     /// Several pieces side by side as one operand.
@@ -170,14 +210,17 @@ impl<'a> WeightsBuilder<'a> {
         let start = self.values.len();
         for piece in pieces {
             match piece {
-                Piece::Zeros(len) => self.values.resize(self.values.len() + len, 0.0),
+                Piece::Constant(value, len) => self.values.resize(self.values.len() + len, *value),
                 Piece::Tensor(name, shape, kind, layout) => {
                     let values = NamedTensor::from_checkpoint_order(*layout, shape, self.read(name, shape)?);
                     let from = self.values.len() - start;
+                    let as_layer_norm = matches!(kind, Kind::LayerNormWeight | Kind::LayerNormBias) as u32;
                     self.tensors.push(NamedTensor {
                         name: (*name).into(),
                         shape: shape.to_vec(),
                         kind: *kind,
+                        place: self.place,
+                        multiplicity: (self.nesting + as_layer_norm).max(1),
                         operand: id,
                         range: from..from + values.len(),
                         layout: *layout,
@@ -191,39 +234,19 @@ impl<'a> WeightsBuilder<'a> {
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let view = self
+        let found = self
             .checkpoint
-            .tensor(name)
-            .map_err(|_| ModelError::MissingTensor(name.into()))?;
-        if view.shape() != shape {
+            .shape(name)
+            .ok_or_else(|| ModelError::MissingTensor(name.into()))?;
+        if found != shape {
             return Err(ModelError::Shape {
                 name: name.into(),
-                found: view.shape().to_vec(),
+                found: found.to_vec(),
                 expected: shape.to_vec(),
             });
         }
-        let data = view.data();
-        let values: Vec<f32> = match view.dtype() {
-            Dtype::F32 => data
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect(),
-            Dtype::F16 => data
-                .chunks_exact(2)
-                .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
-                .collect(),
-            Dtype::BF16 => data
-                .chunks_exact(2)
-                .map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32())
-                .collect(),
-            other => {
-                return Err(ModelError::Type {
-                    name: name.into(),
-                    found: format!("{other:?}"),
-                });
-            }
-        };
-        if values.iter().any(|value| !value.is_finite()) {
+        let values = self.checkpoint.values(name)?;
+        if values.len() != shape.iter().product::<usize>() || values.iter().any(|value| !value.is_finite()) {
             return Err(ModelError::NotFinite(name.into()));
         }
         Ok(values)

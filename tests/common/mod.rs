@@ -3,8 +3,10 @@
 // Each test binary uses its part, and sees this as its own module.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod finite_differences;
+
 use aurist::engine::cpu::CpuBackend;
-use aurist::model::{ModelConfig, ModelFiles, WhisperCtc};
+use aurist::model::{CtcModel, ModelFiles};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,10 +16,10 @@ pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-pub fn load(backend: &CpuBackend, dir: &Path) -> Arc<WhisperCtc<CpuBackend>> {
+pub fn load(backend: &CpuBackend, dir: &Path) -> Arc<CtcModel<CpuBackend>> {
     let files = ModelFiles::from_dir(dir).unwrap();
-    let config = ModelConfig::parse(&files.config).unwrap();
-    Arc::new(WhisperCtc::load(backend, config, &files.weights).unwrap())
+    let config = files.parse_config().unwrap();
+    Arc::new(files.load(backend, config).unwrap())
 }
 
 /// A golden.safetensors.

@@ -152,6 +152,7 @@ fn parameters() -> impl TypedValueParser<Value = ParameterChoice> {
         "feature" => ParameterChoice::Feature,
         "layer-norm+feature" => ParameterChoice::LayerNormAndFeature,
         "bias" => ParameterChoice::Bias,
+        "all" => ParameterChoice::All,
         _ => ParameterChoice::LayerNorm,
     })
 }

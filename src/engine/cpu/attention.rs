@@ -8,7 +8,7 @@ use super::math::exp;
 use super::matmul::{Matrix, Target, product, product_into};
 use super::parallel::Shared;
 use super::simd::{Lanes, WIDTH, dot_body, sum_body, vectorised};
-use crate::engine::Attention;
+use crate::engine::{Attention, RelativeBias, RelativeBiasGradient};
 
 /// Query rows handled at once. Every block packs all keys and values again, so small blocks, though they would stay in
 /// a second-level cache, cost more than they save: 192 rows measured best from 500 to 1500 frames.
@@ -84,6 +84,33 @@ vectorised! {
     fn dot(x: &[f32], y: &[f32]) -> f32 = dot_generic
 }
 
+#[inline(always)]
+fn add_scaled_body<L: Lanes>(factor: f32, x: &[f32], y: &mut [f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = L::mul_add(factor, *x, *y);
+    }
+}
+
+vectorised! {
+    /// `y += factor x`.
+    fn add_scaled(factor: f32, x: &[f32], y: &mut [f32]) = add_scaled_body
+}
+
+/// Where row `row`'s distances lie in the relative bias's table.
+fn distances(frames: usize, head: usize, row: usize) -> std::ops::Range<usize> {
+    let start = head * (2 * frames - 1) + frames - 1 - row;
+    start..start + frames
+}
+
+/// Adds the relative bias to a block of scores that starts at row `first`.
+fn add_bias(bias: Option<RelativeBias<&[f32]>>, frames: usize, head: usize, first: usize, scores: &mut [f32]) {
+    let Some(bias) = bias else { return };
+    for (row, scores) in scores.chunks_exact_mut(frames).enumerate() {
+        let gate = bias.gate[head * frames + first + row];
+        add_scaled(gate, &bias.table[distances(frames, head, first + row)], scores);
+    }
+}
+
 /// Runs `task(thread slot, unit)` for every unit, each thread slot on its own scratch.
 fn for_units(backend: &CpuBackend, units: usize, task: impl Fn(usize, usize) + Sync) {
     let slots = backend.threads().min(units).max(1);
@@ -100,6 +127,7 @@ pub(super) fn forward(
     backend: &CpuBackend,
     shape: Attention,
     qkv: &[f32],
+    bias: Option<RelativeBias<&[f32]>>,
     out: &mut [f32],
     log_sum_exp: &mut [f32],
     scratch: &mut [f32],
@@ -126,6 +154,7 @@ pub(super) fn forward(
         let q = Matrix::rows(part(qkv, shape, 0, head, first), 3 * width);
         let k = Matrix::transposed(part(qkv, shape, 1, head, 0), 3 * width);
         product_into(rows, frames, dim, shape.scale(), q, k, scores, false);
+        add_bias(bias, frames, head, first, scores);
         for (row, log_sum_exp) in scores.chunks_exact_mut(frames).zip(log_sum_exp) {
             *log_sum_exp = softmax(row);
         }
@@ -148,6 +177,7 @@ pub(super) fn backward(
     backend: &CpuBackend,
     shape: Attention,
     qkv: &[f32],
+    bias: Option<(RelativeBias<&[f32]>, RelativeBiasGradient<&mut [f32]>)>,
     out: &[f32],
     log_sum_exp: &[f32],
     dout: &[f32],
@@ -159,6 +189,8 @@ pub(super) fn backward(
     assert_eq!((out.len(), dout.len()), (frames * width, frames * width));
     let block = block_rows(frames);
     let scale = shape.scale();
+    let (bias, dbias) = bias.unzip();
+    let dbias = dbias.map(|dbias| (Shared::new(dbias.gate), dbias.table.map(Shared::new)));
     let (dqkv, scratch) = (Shared::new(dqkv), Shared::new(scratch));
     for_units(backend, shape.heads, |slot, head| {
         for first in (0..frames).step_by(block) {
@@ -187,6 +219,7 @@ pub(super) fn backward(
                 scores,
                 false,
             );
+            add_bias(bias, frames, head, first, scores);
             let v_transposed = Matrix::transposed(v, 3 * width);
             product_into(
                 rows,
@@ -203,7 +236,22 @@ pub(super) fn backward(
                 let row_term = dot(&dout[at..at + dim], &out[at..at + dim]);
                 let range = row * frames..(row + 1) * frames;
                 let log_sum_exp = log_sum_exp[head * frames + first + row];
-                score_gradient(&mut scores[range.clone()], log_sum_exp, &mut dscores[range], row_term);
+                score_gradient(
+                    &mut scores[range.clone()],
+                    log_sum_exp,
+                    &mut dscores[range.clone()],
+                    row_term,
+                );
+                if let (Some(bias), Some((dgate, dtable))) = (bias, &dbias) {
+                    let (at, distances) = (head * frames + first + row, distances(frames, head, first + row));
+                    // SAFETY: a head's gates and distances belong to this unit alone.
+                    unsafe {
+                        dgate.stretch(at..at + 1)[0] = dot(&dscores[range.clone()], &bias.table[distances.clone()]);
+                        if let Some(dtable) = dtable {
+                            add_scaled(bias.gate[at], &dscores[range], dtable.stretch(distances));
+                        }
+                    }
+                }
             }
             let stride = 3 * width;
             let accumulate = first > 0;

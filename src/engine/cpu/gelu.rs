@@ -20,6 +20,27 @@ vectorised! {
 }
 
 #[inline(always)]
+fn forward_body<L: Lanes>(x: &mut [f32]) {
+    for x in x {
+        *x *= normal_cdf::<L>(*x).0;
+    }
+}
+
+vectorised! {
+    fn forward_part(x: &mut [f32]) = forward_body
+}
+
+/// See [`crate::engine::Backend::gelu`].
+pub(super) fn forward(backend: &CpuBackend, x: &mut [f32]) {
+    let len = x.len();
+    let shared = Shared::new(x);
+    backend.run_parts(len, 4096, |part| {
+        // SAFETY: parts are disjoint.
+        forward_part(unsafe { shared.stretch(part) });
+    });
+}
+
+#[inline(always)]
 fn backward_body<L: Lanes>(pre: &[f32], d: &mut [f32]) {
     // d/dx x Φ(x) = Φ(x) + x φ(x)
     const INV_SQRT_TWO_PI: f32 = 0.398_942_3;

@@ -2,17 +2,24 @@
 
 mod adamw;
 mod attention;
+mod channel_norm;
 mod convolution;
 mod gelu;
+mod grouped_convolution;
 mod layer_norm;
 mod linear;
 mod math;
 mod matmul;
 mod objective;
 mod parallel;
+mod relative_bias;
 mod simd;
+mod weight_norm;
 
-use super::{AdamW, Attention, Backend, Conv1d, EngineError, Linear, ObjectiveTerms, ObjectiveValue, Rows, Slot};
+use super::{
+    AdamW, Attention, Backend, Conv1d, EngineError, GroupedConv1d, Linear, ObjectiveTerms, ObjectiveValue,
+    RelativeBias, RelativeBiasGradient, Rows, Slot,
+};
 use std::ops::Range;
 
 pub use matmul::measured_gflops;
@@ -172,6 +179,65 @@ impl Backend for CpuBackend {
         convolution::backward_input(self, shape, dpre, weight, dx);
     }
 
+    fn grouped_conv1d_scratch(&self, shape: GroupedConv1d) -> usize {
+        grouped_convolution::scratch(self, shape)
+    }
+
+    fn grouped_conv1d(
+        &self,
+        shape: GroupedConv1d,
+        x: &[f32],
+        weight: &[f32],
+        bias: &[f32],
+        y: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        grouped_convolution::forward(self, shape, x, weight, bias, y, scratch);
+    }
+
+    fn grouped_conv1d_backward_input(
+        &self,
+        shape: GroupedConv1d,
+        dy: &[f32],
+        weight: &[f32],
+        dx: &mut [f32],
+        accumulate: bool,
+        scratch: &mut [f32],
+    ) {
+        grouped_convolution::backward_input(self, shape, dy, weight, dx, accumulate, scratch);
+    }
+
+    fn grouped_conv1d_backward_weight(
+        &self,
+        shape: GroupedConv1d,
+        x: &[f32],
+        dy: &[f32],
+        dweight: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        grouped_convolution::backward_weight(self, shape, x, dy, dweight, scratch);
+    }
+
+    fn weight_norm(&self, shape: GroupedConv1d, direction: &[f32], magnitude: &[f32], weight: &mut [f32]) {
+        weight_norm::forward(shape, direction, magnitude, weight);
+    }
+
+    fn weight_norm_backward(
+        &self,
+        shape: GroupedConv1d,
+        direction: &[f32],
+        magnitude: &[f32],
+        dweight: &[f32],
+        ddirection: Option<&mut [f32]>,
+        dmagnitude: Option<&mut [f32]>,
+    ) {
+        weight_norm::backward(shape, direction, magnitude, dweight, ddirection, dmagnitude);
+    }
+
+    fn gelu(&self, x: &mut [f32]) {
+        gelu::forward(self, x);
+    }
+
     fn gelu_backward(&self, pre: &[f32], d: &mut [f32]) {
         gelu::backward(self, pre, d);
     }
@@ -205,25 +271,84 @@ impl Backend for CpuBackend {
         layer_norm::backward_parameters(self, shape, x, statistics, dy, dweight, dbias);
     }
 
+    fn channel_norm(
+        &self,
+        shape: Rows,
+        x: &[f32],
+        weight: &[f32],
+        bias: &[f32],
+        y: &mut [f32],
+        statistics: &mut [f32],
+    ) {
+        channel_norm::forward(self, shape, x, weight, bias, y, statistics);
+    }
+
+    fn channel_norm_backward(
+        &self,
+        shape: Rows,
+        x: &[f32],
+        statistics: &[f32],
+        weight: &[f32],
+        dy: &[f32],
+        dx: Option<&mut [f32]>,
+        dweight: Option<&mut [f32]>,
+        dbias: Option<&mut [f32]>,
+    ) {
+        channel_norm::backward(self, shape, x, statistics, weight, dy, dx, dweight, dbias);
+    }
+
     fn attention_scratch(&self, shape: Attention) -> usize {
         attention::scratch(self, shape)
     }
 
-    fn attention(&self, shape: Attention, qkv: &[f32], out: &mut [f32], log_sum_exp: &mut [f32], scratch: &mut [f32]) {
-        attention::forward(self, shape, qkv, out, log_sum_exp, scratch);
+    fn attention(
+        &self,
+        shape: Attention,
+        qkv: &[f32],
+        bias: Option<RelativeBias<&[f32]>>,
+        out: &mut [f32],
+        log_sum_exp: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        attention::forward(self, shape, qkv, bias, out, log_sum_exp, scratch);
     }
 
     fn attention_backward(
         &self,
         shape: Attention,
         qkv: &[f32],
+        bias: Option<(RelativeBias<&[f32]>, RelativeBiasGradient<&mut [f32]>)>,
         out: &[f32],
         log_sum_exp: &[f32],
         dout: &[f32],
         dqkv: &mut [f32],
         scratch: &mut [f32],
     ) {
-        attention::backward(self, shape, qkv, out, log_sum_exp, dout, dqkv, scratch);
+        attention::backward(self, shape, qkv, bias, out, log_sum_exp, dout, dqkv, scratch);
+    }
+
+    fn relative_gate(&self, shape: Rows, projection: &[f32], constant: &[f32], gate: &mut [f32]) {
+        relative_bias::gate(shape, projection, constant, gate);
+    }
+
+    fn relative_gate_backward(
+        &self,
+        shape: Rows,
+        projection: &[f32],
+        constant: &[f32],
+        dgate: &[f32],
+        dprojection: &mut [f32],
+        dconstant: Option<&mut [f32]>,
+    ) {
+        relative_bias::gate_backward(shape, projection, constant, dgate, dprojection, dconstant);
+    }
+
+    fn relative_table(&self, buckets: &[u32], heads: usize, embedding: &[f32], table: &mut [f32]) {
+        relative_bias::table(buckets, heads, embedding, table);
+    }
+
+    fn relative_table_backward(&self, buckets: &[u32], heads: usize, dtable: &[f32], dembedding: &mut [f32]) {
+        relative_bias::table_backward(buckets, heads, dtable, dembedding);
     }
 
     fn add_prefix(&self, x: &[f32], y: &mut [f32]) {

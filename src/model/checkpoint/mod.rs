@@ -1,0 +1,39 @@
+//! Weights as they are published: which file formats, and one way to read a tensor from any of them.
+
+mod safetensors;
+
+pub use self::safetensors::SafetensorsCheckpoint;
+
+use super::ModelError;
+
+/// Tensors by name.
+pub trait Checkpoint: Send + Sync {
+    /// A tensor's shape, when there is one of that name.
+    fn shape(&self, name: &str) -> Option<&[usize]>;
+    /// A tensor's values, row-major.
+    fn values(&self, name: &str) -> Result<Vec<f32>, ModelError>;
+    /// Every name.
+    fn names(&self) -> Vec<&str>;
+}
+
+/// Little-endian f32s.
+fn from_f32(data: &[u8]) -> Vec<f32> {
+    let values = data.chunks_exact(4);
+    values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// Little-endian f16s.
+fn from_f16(data: &[u8]) -> Vec<f32> {
+    let values = data.chunks_exact(2);
+    values
+        .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
+        .collect()
+}
+
+/// Little-endian bf16s.
+fn from_bf16(data: &[u8]) -> Vec<f32> {
+    let values = data.chunks_exact(2);
+    values
+        .map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32())
+        .collect()
+}

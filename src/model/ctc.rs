@@ -1,0 +1,311 @@
+//! A CTC model: a frontend that turns the signal into frames, transformer layers, an output layer.
+
+use super::checkpoint::Checkpoint;
+use super::layers::{LayerNorm, LinearLayer};
+use super::tensors::{OperandId, Place, WeightsBuilder};
+use super::transformer::{Transformer, TransformerActivations};
+use super::wav2vec2::{Wav2Vec2Activations, Wav2Vec2Frontend};
+use super::whisper::{WhisperActivations, WhisperFrontend};
+use super::{FrontendConfig, ModelConfig, ModelError, Parameters, Weights};
+use crate::engine::{Arena, ArenaPlan, Backend, Slot};
+use std::sync::Arc;
+
+/// For [`CtcModel::plan`]: every layer keeps what a backward pass reads.
+pub const KEEP_ALL: usize = 0;
+/// For [`CtcModel::plan`]: enough to recognise, not to adapt.
+pub const KEEP_NOTHING: usize = usize::MAX;
+
+/// What a model takes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// Whisper's log-mel frames of so many bands.
+    LogMel {
+        /// Bands a frame.
+        bands: usize,
+    },
+    /// 16 kHz samples, each utterance normalised to mean 0 and variance 1 or left as it is.
+    Waveform {
+        /// Whether it is.
+        normalise: bool,
+    },
+}
+
+/// The architecture with its weights: which operand is what, and the passes through it.
+///
+/// Stages count upwards from the input: the frontend's, two a transformer layer, the output's. A forward pass may
+/// start at any stage whose input was kept, a backward pass ends at the lowest that is adapted.
+pub struct CtcModel<B: Backend> {
+    config: ModelConfig,
+    weights: Arc<Weights<B>>,
+    frontend: Frontend,
+    transformer: Transformer,
+    output: Output,
+}
+
+enum Frontend {
+    Whisper(WhisperFrontend),
+    Wav2Vec2(Wav2Vec2Frontend),
+}
+
+struct Output {
+    norm: Option<LayerNorm>,
+    head: Option<LinearLayer>,
+}
+
+/// Where the activations of one input length lie.
+pub struct Activations {
+    rows: usize,
+    values: usize,
+    frontend: FrontendActivations,
+    transformer: TransformerActivations,
+    normed: Slot,
+    statistics: Slot,
+    logits: Slot,
+    dlogits: Slot,
+}
+
+enum FrontendActivations {
+    Whisper(WhisperActivations),
+    Wav2Vec2(Wav2Vec2Activations),
+}
+
+impl Activations {
+    /// T, the rows of the logits.
+    pub fn output_frames(&self) -> usize {
+        self.rows
+    }
+
+    /// `[T, V]`
+    pub fn logits(&self) -> Slot {
+        self.logits
+    }
+
+    /// `[T, V]`: where the objective's gradient goes before [`CtcModel::backward`].
+    pub fn dlogits(&self) -> Slot {
+        self.dlogits
+    }
+
+    /// What enters the transformer layers, what each of them gives, and the final norm's output where there is one.
+    /// Only with [`KEEP_ALL`], and valid after a forward pass.
+    pub fn hidden_states(&self) -> Vec<Slot> {
+        let mut states = self.transformer.hidden_states();
+        if self.normed != self.transformer.output {
+            states.push(self.normed);
+        }
+        states
+    }
+}
+
+impl<B: Backend> CtcModel<B> {
+    /// Reads the weights that a configuration asks for.
+    pub fn load(backend: &B, config: ModelConfig, checkpoint: &dyn Checkpoint) -> Result<Self, ModelError> {
+        let mut builder = WeightsBuilder::new(checkpoint);
+        let builder_ref = &mut builder;
+        let names = config.names();
+        let width = config.transformer.width;
+        let frontend = match &config.frontend {
+            FrontendConfig::Whisper(whisper) => {
+                Frontend::Whisper(WhisperFrontend::load(builder_ref, &names.encoder, whisper, width)?)
+            }
+            FrontendConfig::Wav2Vec2(wav2vec2) => Frontend::Wav2Vec2(Wav2Vec2Frontend::load(
+                builder_ref,
+                &names.base,
+                wav2vec2,
+                &config.transformer,
+            )?),
+        };
+        let layers = format!("{}layers.", names.encoder);
+        let stages = frontend.stages();
+        let transformer = Transformer::load(builder_ref, config.transformer.clone(), &layers, &names.layer, stages)?;
+        builder_ref.enter(Place::Layer(config.transformer.layers), 0);
+        let norm = if config.transformer.norm_first {
+            Some(LayerNorm::load(
+                builder_ref,
+                &format!("{}layer_norm", names.encoder),
+                width,
+            )?)
+        } else {
+            None
+        };
+        builder_ref.enter(Place::Head, 0);
+        let head = if config.vocab_size > 0 {
+            Some(LinearLayer::load(builder_ref, names.head, width, config.vocab_size)?)
+        } else {
+            None
+        };
+        let weights = Arc::new(builder.finish(backend)?);
+        Ok(Self {
+            config,
+            weights,
+            frontend,
+            transformer,
+            output: Output { norm, head },
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The source model's tensors.
+    pub fn weights(&self) -> &Arc<Weights<B>> {
+        &self.weights
+    }
+
+    /// What the model takes in.
+    pub fn input(&self) -> Input {
+        self.config.input()
+    }
+
+    /// Lays out the activations of an input of so many values (log-mel frames by bands, or samples); stages from
+    /// `keep_from` upwards keep what a backward pass reads. `None` when the input is too short for a single frame.
+    ///
+    /// Panics when it is longer than [`ModelConfig::most_input_values`].
+    pub fn plan(&self, backend: &B, values: usize, keep_from: usize) -> Option<(ArenaPlan, Activations)> {
+        assert!(values <= self.config.most_input_values(), "{values} input values");
+        let mut plan = ArenaPlan::default();
+        let (frontend, rows) = match &self.frontend {
+            Frontend::Whisper(frontend) => {
+                let (activations, rows) = frontend.plan(&mut plan, values, keep_from)?;
+                (FrontendActivations::Whisper(activations), rows)
+            }
+            Frontend::Wav2Vec2(frontend) => {
+                let (activations, rows) = frontend.plan(backend, &mut plan, values, keep_from)?;
+                (FrontendActivations::Wav2Vec2(activations), rows)
+            }
+        };
+        let transformer = self.transformer.plan(backend, &mut plan, rows, keep_from);
+        let width = self.config.transformer.width;
+        let normed = match self.output.norm {
+            Some(_) => plan.slot(rows * width),
+            None => transformer.output,
+        };
+        let activations = Activations {
+            rows,
+            values,
+            frontend,
+            normed,
+            statistics: plan.slot(rows * 2),
+            logits: plan.slot(rows * self.config.vocab_size),
+            dlogits: plan.slot(rows * self.config.vocab_size),
+            transformer,
+        };
+        Some((plan, activations))
+    }
+
+    /// Puts the input in place.
+    pub fn load_input(&self, backend: &B, arena: &mut Arena<B>, activations: &Activations, values: &[f32]) {
+        assert_eq!(values.len(), activations.values);
+        match (&self.frontend, &activations.frontend) {
+            (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
+                frontend.load_input(backend, arena, a, values)
+            }
+            (Frontend::Wav2Vec2(_), FrontendActivations::Wav2Vec2(a)) => a.load_input(backend, arena, values),
+            _ => unreachable!("activations of another model"),
+        }
+    }
+
+    /// From the input to the logits. What lies below the stage `from` is taken from the last pass on the same input,
+    /// which must have kept it, and nothing there may have moved since; 0 computes everything.
+    pub fn forward(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        a: &Activations,
+        from: usize,
+    ) {
+        let output = a.transformer.input();
+        match (&self.frontend, &a.frontend) {
+            (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
+                frontend.forward(backend, parameters, arena, a, output, from)
+            }
+            (Frontend::Wav2Vec2(frontend), FrontendActivations::Wav2Vec2(a)) => {
+                frontend.forward(backend, parameters, arena, a, output, from)
+            }
+            _ => unreachable!("activations of another model"),
+        }
+        self.transformer
+            .forward(backend, parameters, arena, &a.transformer, from);
+        if let Some(norm) = &self.output.norm {
+            let (x, statistics) = (a.transformer.output, a.statistics);
+            norm.forward(backend, parameters, arena, a.rows, x, a.normed, statistics);
+        }
+        if let Some(head) = &self.output.head {
+            head.forward(backend, parameters, arena, a.rows, a.normed, a.logits, false);
+        }
+    }
+
+    /// From the logits' gradient (in [`Activations::dlogits`]) to every adapted operand's, which accumulate. Stops
+    /// where nothing further down is adapted. Needs the activations of the last forward pass, kept from the lowest
+    /// adapted stage.
+    pub fn backward(&self, backend: &B, parameters: &mut impl Parameters<B>, arena: &mut Arena<B>, a: &Activations) {
+        let lowest = self.lowest_adapted_stage(parameters);
+        let Some(head) = &self.output.head else { return };
+        head.backward_parameters(backend, parameters, arena, a.rows, a.normed, a.dlogits);
+        let (stream, scratch) = (a.transformer.stream, a.transformer.normed);
+        match &self.output.norm {
+            None => head.backward_input(backend, parameters, arena, a.rows, a.dlogits, stream, false),
+            Some(norm) => {
+                head.backward_input(backend, parameters, arena, a.rows, a.dlogits, scratch, false);
+                let below = lowest < self.transformer.end_stage();
+                let saved = (a.transformer.output, a.statistics);
+                norm.backward(
+                    backend,
+                    parameters,
+                    arena,
+                    a.rows,
+                    saved,
+                    scratch,
+                    below.then_some((stream, false)),
+                );
+            }
+        }
+        let streams = self
+            .transformer
+            .backward(backend, parameters, arena, &a.transformer, lowest);
+        if lowest >= self.frontend.stages() {
+            return;
+        }
+        match (&self.frontend, &a.frontend) {
+            (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
+                frontend.backward(backend, parameters, arena, a, streams.0, lowest)
+            }
+            (Frontend::Wav2Vec2(frontend), FrontendActivations::Wav2Vec2(a)) => {
+                frontend.backward(backend, parameters, arena, a, streams, lowest)
+            }
+            _ => unreachable!("activations of another model"),
+        }
+    }
+
+    /// The lowest stage with an adapted operand: forward passes may start there, backward passes end there.
+    pub fn lowest_adapted_stage(&self, parameters: &impl Parameters<B>) -> usize {
+        let frontend = match &self.frontend {
+            Frontend::Whisper(frontend) => frontend.lowest_adapted_stage(parameters),
+            Frontend::Wav2Vec2(frontend) => frontend.lowest_adapted_stage(parameters),
+        };
+        frontend
+            .or_else(|| self.transformer.lowest_adapted_stage(parameters))
+            .unwrap_or(self.transformer.end_stage())
+    }
+}
+
+impl Frontend {
+    fn stages(&self) -> usize {
+        match self {
+            Self::Whisper(frontend) => frontend.stages(),
+            Self::Wav2Vec2(frontend) => frontend.stages(),
+        }
+    }
+}
+
+/// The first stage that has an adapted operand.
+pub(super) fn first_adapted<B: Backend>(
+    parameters: &impl Parameters<B>,
+    stages: impl IntoIterator<Item = Vec<OperandId>>,
+) -> Option<usize> {
+    stages
+        .into_iter()
+        .position(|ids| ids.iter().any(|&id| parameters.is_adapted(id)))
+}

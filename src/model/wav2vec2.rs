@@ -1,0 +1,445 @@
+//! The frontend of wav2vec2 (Baevski et al. 2020) and its family (HuBERT, data2vec audio, WavLM): a stack of strided
+//! convolutions over the waveform, a projection into the model's width, a positional embedding.
+
+use super::ctc::first_adapted;
+use super::layers::{LayerNorm, LinearLayer, copy, gelu, gelu_backward};
+use super::positional::{PositionalActivations, PositionalEmbedding};
+use super::tensors::{Kind, OperandId, Place, WeightsBuilder};
+use super::whisper::Convolution;
+use super::{ModelError, Parameters, TransformerConfig, Wav2Vec2Config};
+use crate::engine::{Arena, ArenaPlan, Backend, Conv1d, Rows, Slot};
+
+/// Which operand is what. Stages: a convolution each, the projection, the positional embedding.
+pub(super) struct Wav2Vec2Frontend {
+    convolutions: Vec<ConvLayer>,
+    projection_norm: Option<LayerNorm>,
+    projection: LinearLayer,
+    positional: PositionalEmbedding,
+    /// Of encoders whose layers have their norms behind them.
+    encoder_norm: Option<LayerNorm>,
+    width: usize,
+}
+
+struct ConvLayer {
+    convolution: Convolution,
+    norm: Norm,
+    c_in: usize,
+    c_out: usize,
+    kernel: usize,
+    stride: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Norm {
+    None,
+    /// Over time, a channel at a time.
+    Channel {
+        weight: OperandId,
+        bias: OperandId,
+    },
+    /// Over the channels, a frame at a time.
+    Layer(LayerNorm),
+}
+
+/// Where the activations lie.
+pub(super) struct Wav2Vec2Activations {
+    rows: usize,
+    /// `[samples, 1]`
+    input: Slot,
+    convolutions: Vec<ConvActivations>,
+    projection_statistics: Slot,
+    projection_input: Slot,
+    projected: Slot,
+    positional: PositionalActivations,
+    encoder_norm_input: Slot,
+    encoder_statistics: Slot,
+    /// The convolutions' gradients take turns in two slots; a norm's output is made again in the third.
+    dconv: [Slot; 3],
+    dprojection_input: Slot,
+}
+
+struct ConvActivations {
+    shape: Conv1d,
+    input: Slot,
+    /// Before norm and GELU.
+    raw: Slot,
+    statistics: Slot,
+    out: Slot,
+}
+
+impl Wav2Vec2Activations {
+    pub(super) fn load_input<B: Backend>(&self, backend: &B, arena: &mut Arena<B>, samples: &[f32]) {
+        backend.upload(samples, arena.view_mut(backend, self.input));
+    }
+}
+
+impl Wav2Vec2Frontend {
+    pub(super) fn load(
+        builder: &mut WeightsBuilder<'_>,
+        base: &str,
+        config: &Wav2Vec2Config,
+        transformer: &TransformerConfig,
+    ) -> Result<Self, ModelError> {
+        let width = transformer.width;
+        let mut convolutions = Vec::with_capacity(config.convolutions.len());
+        let mut c_in = 1;
+        // feature_extractor, conv_layers, conv_layers.N, and the convolution or norm itself.
+        builder.enter(Place::Feature, 4);
+        for (index, &(c_out, kernel, stride)) in config.convolutions.iter().enumerate() {
+            let name = format!("{base}feature_extractor.conv_layers.{index}");
+            let shape = [c_out, c_in, kernel];
+            let convolution = Convolution::load(builder, &format!("{name}.conv"), shape, config.conv_bias)?;
+            let norm_name = format!("{name}.layer_norm");
+            let norm = if config.layer_norms {
+                Norm::Layer(LayerNorm::load(builder, &norm_name, c_out)?)
+            } else if index == 0 {
+                Norm::Channel {
+                    weight: builder.tensor(&format!("{norm_name}.weight"), &[c_out], Kind::Weight)?,
+                    bias: builder.tensor(&format!("{norm_name}.bias"), &[c_out], Kind::Bias)?,
+                }
+            } else {
+                Norm::None
+            };
+            convolutions.push(ConvLayer {
+                convolution,
+                norm,
+                c_in,
+                c_out,
+                kernel,
+                stride,
+            });
+            c_in = c_out;
+        }
+        // feature_projection, and the layer itself.
+        builder.enter(Place::Feature, 2);
+        let projection_norm = if config.projection_norm {
+            let name = format!("{base}feature_projection.layer_norm");
+            Some(LayerNorm::load(builder, &name, c_in)?)
+        } else {
+            None
+        };
+        let name = format!("{base}feature_projection.projection");
+        let projection = LinearLayer::load(builder, &name, c_in, width)?;
+        builder.enter(Place::Encoder, 0);
+        let encoder = format!("{base}encoder.");
+        Ok(Self {
+            convolutions,
+            projection_norm,
+            projection,
+            positional: PositionalEmbedding::load(builder, &encoder, config.positional, width)?,
+            encoder_norm: if transformer.norm_first {
+                None
+            } else {
+                Some(LayerNorm::load(builder, &format!("{encoder}layer_norm"), width)?)
+            },
+            width,
+        })
+    }
+
+    pub(super) fn stages(&self) -> usize {
+        self.convolutions.len() + 2
+    }
+
+    fn projection_stage(&self) -> usize {
+        self.convolutions.len()
+    }
+
+    fn channels(&self) -> usize {
+        self.convolutions.last().map_or(1, |layer| layer.c_out)
+    }
+
+    pub(super) fn plan<B: Backend>(
+        &self,
+        backend: &B,
+        plan: &mut ArenaPlan,
+        samples: usize,
+        keep_from: usize,
+    ) -> Option<(Wav2Vec2Activations, usize)> {
+        let mut frames = samples;
+        let mut shapes = Vec::with_capacity(self.convolutions.len());
+        for layer in &self.convolutions {
+            let shape = Conv1d {
+                padded_frames: frames,
+                c_in: layer.c_in,
+                c_out: layer.c_out,
+                kernel: layer.kernel,
+                stride: layer.stride,
+            };
+            frames = shape.out_frames();
+            if frames == 0 {
+                return None;
+            }
+            shapes.push(shape);
+        }
+        let rows = frames;
+        let values = |shape: &Conv1d| shape.out_frames() * shape.c_out;
+        let input = plan.slot(samples);
+        // Below the lowest kept stage, outputs take turns in two slots, and what comes before them has one.
+        let shared_len = |from: usize| {
+            let below = shapes.iter().enumerate().filter(|(index, _)| *index < from);
+            below.map(|(_, shape)| values(shape)).max().unwrap_or(0)
+        };
+        let shared_out = [0, 1].map(|_| plan.slot(shared_len(keep_from.saturating_sub(1).min(shapes.len() - 1))));
+        let shared_raw = plan.slot(shared_len(keep_from));
+        let mut convolutions = Vec::with_capacity(shapes.len());
+        let mut next = input;
+        for (index, (layer, shape)) in self.convolutions.iter().zip(&shapes).enumerate() {
+            let len = values(shape);
+            let raw = if index >= keep_from {
+                plan.slot(len)
+            } else {
+                shared_raw.part(0, len)
+            };
+            let out = if index + 1 >= keep_from || index + 1 == shapes.len() {
+                plan.slot(len)
+            } else {
+                shared_out[index % 2].part(0, len)
+            };
+            let statistics = match layer.norm {
+                Norm::None => 0,
+                Norm::Channel { .. } => shape.c_out * 2,
+                Norm::Layer(_) => shape.out_frames() * 2,
+            };
+            convolutions.push(ConvActivations {
+                shape: *shape,
+                input: next,
+                raw,
+                statistics: plan.slot(statistics),
+                out,
+            });
+            next = out;
+        }
+        let backward = (keep_from < self.stages()) as usize;
+        // Also the gradient of a convolution's input, which is a lower convolution's output.
+        let kept = shapes
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| index + 1 >= keep_from.max(1));
+        let largest = match keep_from <= shapes.len() {
+            true => kept.map(|(_, shape)| values(shape)).max().unwrap_or(0),
+            false => 0,
+        };
+        let (projected, wide) = (plan.slot(rows * self.width), rows * self.channels());
+        let post_norm = self.encoder_norm.is_some() as usize;
+        let activations = Wav2Vec2Activations {
+            rows,
+            input,
+            convolutions,
+            projection_statistics: plan.slot(rows * 2),
+            projection_input: plan.slot(wide),
+            projected,
+            positional: self.positional.plan(backend, plan, rows, projected, backward),
+            encoder_norm_input: plan.slot(post_norm * rows * self.width),
+            encoder_statistics: plan.slot(post_norm * rows * 2),
+            dconv: [0, 1, 2].map(|_| plan.slot(backward * largest)),
+            dprojection_input: plan.slot(backward * wide),
+        };
+        Some((activations, rows))
+    }
+
+    pub(super) fn forward<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        a: &Wav2Vec2Activations,
+        output: Slot,
+        from: usize,
+    ) {
+        for (layer, slots) in self.convolutions.iter().zip(&a.convolutions).skip(from) {
+            layer.forward(backend, parameters, arena, slots);
+        }
+        let projection_stage = self.projection_stage();
+        if from <= projection_stage {
+            let features = a.features();
+            match &self.projection_norm {
+                Some(norm) => {
+                    let (y, statistics) = (a.projection_input, a.projection_statistics);
+                    norm.forward(backend, parameters, arena, a.rows, features, y, statistics);
+                }
+                None => copy(backend, arena, features, a.projection_input),
+            }
+            let (x, y) = (a.projection_input, a.projected);
+            self.projection.forward(backend, parameters, arena, a.rows, x, y, false);
+        }
+        if from <= projection_stage + 1 {
+            let sum = match self.encoder_norm {
+                Some(_) => a.encoder_norm_input,
+                None => output,
+            };
+            copy(backend, arena, a.projected, sum);
+            self.positional.forward(backend, parameters, arena, &a.positional, sum);
+            if let Some(norm) = &self.encoder_norm {
+                norm.forward(backend, parameters, arena, a.rows, sum, output, a.encoder_statistics);
+            }
+        }
+    }
+
+    /// From the output's gradient in the first of two slots, both of which it overwrites.
+    pub(super) fn backward<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &mut impl Parameters<B>,
+        arena: &mut Arena<B>,
+        a: &Wav2Vec2Activations,
+        (mut stream, mut other): (Slot, Slot),
+        lowest: usize,
+    ) {
+        if let Some(norm) = &self.encoder_norm {
+            let saved = (a.encoder_norm_input, a.encoder_statistics);
+            norm.backward(backend, parameters, arena, a.rows, saved, stream, Some((other, false)));
+            std::mem::swap(&mut stream, &mut other);
+        }
+        self.positional
+            .backward(backend, parameters, arena, &a.positional, stream, other);
+        let projection_stage = self.projection_stage();
+        if lowest > projection_stage {
+            return;
+        }
+        let (x, dx) = (a.projection_input, a.dprojection_input);
+        self.projection
+            .backward_parameters(backend, parameters, arena, a.rows, x, stream);
+        self.projection
+            .backward_input(backend, parameters, arena, a.rows, stream, dx, false);
+        let features = a.features();
+        let [mut d, mut spare, pre] = a.dconv;
+        let below = lowest < projection_stage;
+        match &self.projection_norm {
+            Some(norm) => {
+                let saved = (features, a.projection_statistics);
+                let input = below.then(|| (d.part(0, features.len), false));
+                norm.backward(backend, parameters, arena, a.rows, saved, dx, input);
+            }
+            None if below => copy(backend, arena, dx, d.part(0, features.len)),
+            None => {}
+        }
+        for (index, (layer, slots)) in self.convolutions.iter().zip(&a.convolutions).enumerate().rev() {
+            if lowest > index {
+                return;
+            }
+            let len = slots.raw.len;
+            let parts = (d.part(0, len), spare.part(0, len), pre.part(0, len));
+            if layer.backward_norm(backend, parameters, arena, slots, parts) {
+                std::mem::swap(&mut d, &mut spare);
+            }
+            let draw = d.part(0, len);
+            layer
+                .convolution
+                .backward_parameters(backend, parameters, arena, slots.shape, slots.input, draw);
+            if lowest < index {
+                let ([dy], [dx]) = arena.split(backend, [draw], [spare.part(0, slots.input.len)]);
+                let weight = parameters.value(backend, layer.convolution.weight);
+                backend.conv1d_backward_input(slots.shape, dy, weight, dx);
+                std::mem::swap(&mut d, &mut spare);
+            }
+        }
+    }
+
+    pub(super) fn lowest_adapted_stage<B: Backend>(&self, parameters: &impl Parameters<B>) -> Option<usize> {
+        let mut stages: Vec<Vec<OperandId>> = self.convolutions.iter().map(ConvLayer::operands).collect();
+        let norm = |norm: &Option<LayerNorm>| norm.iter().flat_map(LayerNorm::operands).collect::<Vec<_>>();
+        stages.push([norm(&self.projection_norm), self.projection.operands().to_vec()].concat());
+        stages.push([self.positional.operands(), norm(&self.encoder_norm)].concat());
+        first_adapted(parameters, stages)
+    }
+}
+
+impl Wav2Vec2Activations {
+    /// The last convolution's output.
+    fn features(&self) -> Slot {
+        self.convolutions.last().map_or(self.input, |last| last.out)
+    }
+}
+
+impl ConvLayer {
+    fn operands(&self) -> Vec<OperandId> {
+        let mut operands = self.convolution.operands();
+        match &self.norm {
+            Norm::None => {}
+            Norm::Channel { weight, bias } => operands.extend([*weight, *bias]),
+            Norm::Layer(norm) => operands.extend(norm.operands()),
+        }
+        operands
+    }
+
+    fn rows(&self, shape: Conv1d) -> Rows {
+        Rows {
+            rows: shape.out_frames(),
+            cols: self.c_out,
+        }
+    }
+
+    fn forward<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        a: &ConvActivations,
+    ) {
+        if let Norm::None = self.norm {
+            self.convolution
+                .forward_gelu(backend, parameters, arena, a.shape, a.input, a.raw, a.out);
+            return;
+        }
+        let ([x], [y]) = arena.split(backend, [a.input], [a.raw]);
+        let weight = parameters.value(backend, self.convolution.weight);
+        let bias = parameters.value(backend, self.convolution.bias);
+        backend.linear(a.shape.as_linear(), x, weight, Some(bias), y, false);
+        self.forward_norm(backend, parameters, arena, a, a.out);
+        gelu(backend, arena, a.out);
+    }
+
+    fn forward_norm<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        a: &ConvActivations,
+        to: Slot,
+    ) {
+        match &self.norm {
+            Norm::None => {}
+            Norm::Channel { weight, bias } => {
+                let ([x], [y, statistics]) = arena.split(backend, [a.raw], [to, a.statistics]);
+                let value = |id: &OperandId| parameters.value(backend, *id);
+                backend.channel_norm(self.rows(a.shape), x, value(weight), value(bias), y, statistics);
+            }
+            Norm::Layer(norm) => {
+                let rows = a.shape.out_frames();
+                norm.forward(backend, parameters, arena, rows, a.raw, to, a.statistics);
+            }
+        }
+    }
+
+    /// From the output's gradient to that of the convolution's own result; says whether it went into the spare slot.
+    fn backward_norm<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &mut impl Parameters<B>,
+        arena: &mut Arena<B>,
+        a: &ConvActivations,
+        (d, spare, pre): (Slot, Slot, Slot),
+    ) -> bool {
+        if let Norm::None = self.norm {
+            gelu_backward(backend, arena, a.raw, d);
+            return false;
+        }
+        // Not kept in the forward pass: it is as large as the convolution's result.
+        self.forward_norm(backend, parameters, arena, a, pre);
+        gelu_backward(backend, arena, pre, d);
+        match &self.norm {
+            Norm::None => {}
+            Norm::Channel { weight, bias } => {
+                let ([x, statistics, dy], [dx]) = arena.split(backend, [a.raw, a.statistics, d], [spare]);
+                let ([gamma, _], [dweight, dbias]) = parameters.values_and_gradients(backend, [*weight, *bias]);
+                let rows = self.rows(a.shape);
+                backend.channel_norm_backward(rows, x, statistics, gamma, dy, Some(dx), dweight, dbias);
+            }
+            Norm::Layer(norm) => {
+                let (rows, saved) = (a.shape.out_frames(), (a.raw, a.statistics));
+                norm.backward(backend, parameters, arena, rows, saved, d, Some((spare, false)));
+            }
+        }
+        true
+    }
+}
