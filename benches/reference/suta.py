@@ -91,12 +91,29 @@ class Suta:
 
     def __init__(self, model, choice="layer-norm", steps=10, lr=1e-3, temperature=2.5, loop="reference"):
         self.model, self.steps, self.lr, self.temperature, self.loop = model, steps, lr, temperature, loop
+        self.choice = choice
         # Gradients for nothing else, as in the authors' code: a frozen weight costs no weight gradient.
         model.requires_grad_(False)
-        self.parameters = adapted_parameters(model, choice)
+        self.parameters = self.adapted()
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
         self.source = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    # What a family of models does in its own way.
+
+    def adapted(self):
+        return adapted_parameters(self.model, self.choice)
+
+    def optimizer(self):
+        return torch.optim.AdamW(self.parameters.values(), lr=self.lr, weight_decay=0.0)
+
+    def logits(self, batch):
+        """[1, ...] -> [T, V]"""
+        return self.model(batch)[0]
+
+    def terms(self, logits):
+        """(loss, entropy, mcc), or None where there is nothing to adapt to."""
+        return objective(logits, self.temperature)
 
     @torch.no_grad()
     def restore(self):
@@ -104,23 +121,23 @@ class Suta:
             parameter.copy_(self.source[name])
             parameter.grad = None
 
-    def adapt(self, mel, after_step=None):
-        """Adapts to log-mel [bands, frames]. `after_step(number)` is called after each step, gradients still there.
+    def adapt(self, features, after_step=None):
+        """Adapts to the model's input without its batch dimension. `after_step(number)` is called after each step, gradients still there.
 
         The authors run the model twice a step, to step and then to look (21 forwards and 10 backwards for 10 steps):
         `reference`. A look's logits are the next step's: `minimal` runs it once (11 and 10) with the same result.
         """
         self.restore()
-        optimizer = torch.optim.AdamW(self.parameters.values(), lr=self.lr, weight_decay=0.0)
-        batch = mel[None]
+        optimizer = self.optimizer()
+        batch = features[None]
         minimal = self.loop == "minimal"
         with torch.set_grad_enabled(minimal and self.steps > 0):
-            logits = self.model(batch)[0]
+            logits = self.logits(batch)
         result = Adaptation(before=logits.detach(), after=logits.detach())
         for step in range(1, self.steps + 1):
             if not minimal:
-                logits = self.model(batch)[0]
-            terms = objective(logits, self.temperature)
+                logits = self.logits(batch)
+            terms = self.terms(logits)
             if terms is None:
                 result.guard = "all-blank"
                 break
@@ -137,7 +154,7 @@ class Suta:
             if after_step:
                 after_step(step)
             with torch.set_grad_enabled(minimal and step < self.steps):
-                logits = self.model(batch)[0]
+                logits = self.logits(batch)
             result.after = logits.detach()
         return result
 

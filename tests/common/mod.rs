@@ -6,7 +6,8 @@
 pub mod finite_differences;
 
 use aurist::engine::cpu::CpuBackend;
-use aurist::model::{CtcModel, ModelFiles};
+use aurist::model::checkpoint::{Checkpoint, SafetensorsCheckpoint};
+use aurist::model::{CtcModel, ModelError, ModelFiles};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,32 @@ pub fn load(backend: &CpuBackend, dir: &Path) -> Arc<CtcModel<CpuBackend>> {
     let files = ModelFiles::from_dir(dir).unwrap();
     let config = files.parse_config().unwrap();
     Arc::new(files.load(backend, config).unwrap())
+}
+
+/// A model whose tensors were changed on the way in.
+pub fn load_patched(
+    backend: &CpuBackend,
+    dir: &Path,
+    patch: impl Fn(&str, &mut [f32]) + Send + Sync,
+) -> Arc<CtcModel<CpuBackend>> {
+    struct Patched<F>(SafetensorsCheckpoint, F);
+    impl<F: Fn(&str, &mut [f32]) + Send + Sync> Checkpoint for Patched<F> {
+        fn shape(&self, name: &str) -> Option<&[usize]> {
+            self.0.shape(name)
+        }
+        fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+            let mut values = self.0.values(name)?;
+            self.1(name, &mut values);
+            Ok(values)
+        }
+        fn names(&self) -> Vec<&str> {
+            self.0.names()
+        }
+    }
+    let files = ModelFiles::from_dir(dir).unwrap();
+    let config = files.parse_config().unwrap();
+    let checkpoint = SafetensorsCheckpoint::new(vec![("model.safetensors".into(), files.weights)]).unwrap();
+    Arc::new(CtcModel::load(backend, config, &Patched(checkpoint, patch)).unwrap())
 }
 
 /// A golden.safetensors.
@@ -36,6 +63,12 @@ impl Golden {
 
     pub fn names(&self) -> Vec<String> {
         self.file().names().into_iter().map(String::from).collect()
+    }
+
+    /// A text beside the tensors.
+    pub fn metadata(&self, key: &str) -> String {
+        let (_, metadata) = SafeTensors::read_metadata(&self.0).unwrap();
+        metadata.metadata().as_ref().unwrap()[key].clone()
     }
 
     /// Whether a tensor was stored in f16, whose rounding a comparison must allow for.
