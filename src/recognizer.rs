@@ -93,23 +93,18 @@ impl Recognizer {
     }
 
     fn from_files(files: ModelFiles) -> Result<Self, Error> {
-        let config = files.parse_config()?;
-        let vocabulary = Vocabulary::parse(&files.vocabulary, config.vocab_size, config.blank)?;
-        let preset = files
-            .adaptation
-            .as_deref()
-            .map(Preset::parse)
-            .transpose()?
-            .unwrap_or_default();
-        let (identity, name) = (files.identity(), files.name.clone());
-        let model = Arc::new(files.load(&CpuBackend::new(1)?, config)?);
+        let Some(vocabulary) = files.vocabulary.clone() else {
+            return Err(ModelError::NoHead.into());
+        };
+        let model = Arc::new(files.load(&CpuBackend::new(1)?)?);
         let info = ModelInfo {
-            identity,
-            name,
+            identity: files.identity,
+            name: files.name,
             architecture: model.config().architecture.clone(),
             parameters: model.weights().parameter_count(),
             vocabulary: vocabulary.len(),
         };
+        let preset = files.preset;
         Ok(Self {
             loaded: Arc::new(Loaded {
                 info,

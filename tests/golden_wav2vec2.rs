@@ -167,6 +167,17 @@ fn ten_steps_of_every_setting() {
                     );
                 }
             }
+            let vocabulary = common::vocabulary(&repository("tests/data/goldens").join(name));
+            for (text, logits) in [
+                ("text".to_string(), &episode.source_logits),
+                (format!("{setting}.text"), &episode.adapted_logits),
+            ] {
+                assert_eq!(
+                    aurist::decode::greedy(logits, &vocabulary, 0.02).text,
+                    golden.metadata(&text),
+                    "{name} {text}"
+                );
+            }
             let expected = golden.get(&format!("{setting}.adapted_logits"));
             let relative = relative_difference(&episode.adapted_logits, &expected);
             assert!(relative < 1e-4, "{name} {setting} adapted logits: {relative:e}");

@@ -165,9 +165,10 @@ def continual_suta(model, utterances, lr):
 
 
 @torch.no_grad()
-def randomise(model, generator):
+def randomise(model, generator, deep=False):
     """Random weights at which every part matters: no norm is the identity, attention is not uniform, the head is
-    sharp enough that frames differ in entropy."""
+    sharp enough that frames differ in entropy. In a deep model random attention, layer upon layer, would average all
+    frames into one: there it looks more sharply and counts less."""
 
     def normal(shape, scale):
         return torch.randn(shape, generator=generator) * scale
@@ -188,8 +189,10 @@ def randomise(model, generator):
         elif leaf == "masked_spec_embed":
             value = normal(parameter.shape, 1.0)
         else:
-            fan_in = parameter[0].numel()
-            value = normal(parameter.shape, (5.0 if owner is model.lm_head else 1.4) * fan_in**-0.5)
+            gain = 5.0 if owner is model.lm_head else 1.4
+            if deep and "attention." in name:
+                gain = 3.0 if "q_proj" in name or "k_proj" in name else 0.4
+            value = normal(parameter.shape, gain * parameter[0].numel() ** -0.5)
         parameter.copy_(value)
 
 

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     fn vocabulary() -> Vocabulary {
-        Vocabulary::parse(br#"{"<pad>": 0, "|": 1, "A": 2, "B": 3, "<s>": 4}"#, 5, 0).unwrap()
+        Vocabulary::parse(br#"{"<pad>": 0, "|": 1, "A": 2, "B": 3, "<s>": 4}"#, None, None, 5, 0).unwrap()
     }
 
     /// Logits whose best symbols spell a path; `peak` is the winner's logit over zeros.

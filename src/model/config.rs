@@ -1,5 +1,6 @@
 //! config.json and adaptation.json.
 
+use super::checkpoint::EncoderSizes;
 use super::positional::PositionalConfig;
 use super::transformer::{LayerNames, TransformerConfig};
 use super::{Input, ModelError};
@@ -229,6 +230,21 @@ impl ModelConfig {
             }),
             prefix,
         })
+    }
+
+    /// Of a CTranslate2 directory, which has no configuration of the encoder: its tensors' sizes tell.
+    pub(super) fn of_whisper_encoder(sizes: &EncoderSizes) -> Result<Self, ModelError> {
+        let value = serde_json::json!({
+            "d_model": sizes.width,
+            "encoder_layers": sizes.layers,
+            "encoder_attention_heads": sizes.heads,
+            "encoder_ffn_dim": sizes.ffn,
+            "num_mel_bins": sizes.bands,
+            "max_source_positions": sizes.positions,
+        });
+        let config = Self::parse_whisper("WhisperModel", value, "")?;
+        config.check()?;
+        Ok(config)
     }
 
     fn parse_wav2vec2(architecture: &str, value: Value, prefix: &'static str) -> Result<Self, ModelError> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The directory does not exist or is not one.
-    #[error("{} is not a model directory; give a directory that holds config.json, vocab.json and model.safetensors", .0.display())]
+    #[error("{} is not a model directory; give a directory that holds config.json, vocab.json and model.safetensors, or pull one with `aurist models pull`", .0.display())]
     NotADirectory(PathBuf),
     /// A file is missing or unreadable.
     #[error("the model's {file} could not be read: {reason}")]
@@ -25,11 +25,23 @@ pub enum ModelError {
         reason: String,
     },
     /// An architecture this version cannot run.
-    #[error("the model's architecture is {found}, which this version cannot run; it runs WhisperForCTC")]
+    #[error(
+        "the model's architecture is {found}, which this version cannot run; it runs Wav2Vec2ForCTC, HubertForCTC, Data2VecAudioForCTC, WavLMForCTC, and Whisper's encoder with a CTC head"
+    )]
     Architecture {
         /// What config.json says.
         found: String,
     },
+    /// There are no weights in a format that is read.
+    #[error(
+        "the model has no weights: neither model.safetensors nor pytorch_model.bin, whole or in shards, nor CTranslate2's model.bin"
+    )]
+    NoWeights,
+    /// An encoder that nobody gave an output layer for CTC.
+    #[error(
+        "the model is an encoder without a CTC head, so it cannot transcribe; put one beside it as ctc_head.safetensors (ctc_head.weight, ctc_head.bias) with its symbols in ctc_vocab.json"
+    )]
+    NoHead,
     /// The weights lack a tensor.
     #[error("the model's weights lack the tensor `{0}`; the file may be of another architecture, or incomplete")]
     MissingTensor(String),

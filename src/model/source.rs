@@ -1,25 +1,27 @@
-//! A model's files: from a directory, or embedded in the binary.
+//! A model's files: from a directory in one of the published layouts, or embedded in the binary.
 
-use super::checkpoint::SafetensorsCheckpoint;
-use super::{CtcModel, ModelConfig, ModelError};
+use super::checkpoint::{Checkpoint, Ctranslate2Checkpoint, Overlay, PickleCheckpoint, SafetensorsCheckpoint};
+use super::{CtcModel, ModelConfig, ModelError, Preset, Vocabulary};
 use crate::engine::Backend;
 use std::borrow::Cow;
 use std::path::Path;
 
-/// The bytes of a model directory.
+/// A model directory, opened: configuration checked, weights ready to be read.
 pub struct ModelFiles {
     /// What to call the model.
     pub name: String,
-    /// config.json
-    pub config: Cow<'static, [u8]>,
-    /// preprocessor_config.json, where there is one.
-    pub preprocessor: Option<Cow<'static, [u8]>>,
-    /// vocab.json
-    pub vocabulary: Cow<'static, [u8]>,
+    /// config.json and preprocessor_config.json.
+    pub config: ModelConfig,
+    /// vocab.json and tokenizer_config.json; `None` where the model has no CTC head.
+    pub vocabulary: Option<Vocabulary>,
     /// adaptation.json: the adaptation settings chosen for this model, where somebody chose.
-    pub adaptation: Option<Cow<'static, [u8]>>,
-    /// model.safetensors
-    pub weights: WeightBytes,
+    pub preset: Preset,
+    /// The weights.
+    pub checkpoint: Box<dyn Checkpoint>,
+    /// BLAKE3 over all the files' contents, hexadecimal: what a transcript was made with.
+    pub identity: String,
+    /// The weights' file format, in words.
+    pub format: &'static str,
 }
 
 /// Weights on disk (mapped, so that only what is read costs memory) or in the binary.
@@ -28,6 +30,8 @@ pub enum WeightBytes {
     Embedded(&'static [u8]),
     /// A mapped file.
     Mapped(memmap2::Mmap),
+    /// In memory.
+    Owned(Vec<u8>),
 }
 
 impl std::ops::Deref for WeightBytes {
@@ -37,6 +41,7 @@ impl std::ops::Deref for WeightBytes {
         match self {
             Self::Embedded(bytes) => bytes,
             Self::Mapped(map) => map,
+            Self::Owned(bytes) => bytes,
         }
     }
 }
@@ -44,55 +49,213 @@ impl std::ops::Deref for WeightBytes {
 /// Configuration files are a few kilobytes; anything this large is something else.
 const LARGEST_JSON: u64 = 16 << 20;
 
+/// The bytes behind a model's identity and configuration.
+#[derive(Default)]
+struct Texts {
+    config: Cow<'static, [u8]>,
+    preprocessor: Option<Cow<'static, [u8]>>,
+    vocabulary: Option<Cow<'static, [u8]>>,
+    tokenizer: Option<Cow<'static, [u8]>>,
+    added_tokens: Option<Cow<'static, [u8]>>,
+    adaptation: Option<Cow<'static, [u8]>>,
+}
+
+struct Directory<'a>(&'a Path);
+
+impl Directory<'_> {
+    fn unreadable(file: &str, reason: impl ToString) -> ModelError {
+        ModelError::Unreadable {
+            file: file.into(),
+            reason: reason.to_string(),
+        }
+    }
+
+    fn has(&self, file: &str) -> bool {
+        self.0.join(file).exists()
+    }
+
+    fn read(&self, file: &str) -> Result<Cow<'static, [u8]>, ModelError> {
+        let path = self.0.join(file);
+        let metadata = std::fs::metadata(&path).map_err(|error| Self::unreadable(file, error))?;
+        if !metadata.is_file() || metadata.len() > LARGEST_JSON {
+            let reason = format!("it has {} bytes, too many for a configuration file", metadata.len());
+            return Err(Self::unreadable(file, reason));
+        }
+        let bytes = std::fs::read(&path).map_err(|error| Self::unreadable(file, error))?;
+        Ok(bytes.into())
+    }
+
+    fn read_if_there(&self, file: &str) -> Result<Option<Cow<'static, [u8]>>, ModelError> {
+        if self.has(file) {
+            self.read(file).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn map(&self, file: &str) -> Result<(String, WeightBytes), ModelError> {
+        let opened = std::fs::File::open(self.0.join(file)).map_err(|error| Self::unreadable(file, error))?;
+        // SAFETY: the map is only read. Another process that truncates the file meanwhile would fault, as with every
+        // program that maps its weights; the values are copied out while loading, so the window is short.
+        let map = unsafe { memmap2::Mmap::map(&opened) }.map_err(|error| Self::unreadable(file, error))?;
+        Ok((file.into(), WeightBytes::Mapped(map)))
+    }
+
+    /// The weight files of a format: the one file, or the shards that an index names.
+    fn weights(&self, file: &str, index: &str) -> Result<Option<Vec<(String, WeightBytes)>>, ModelError> {
+        if self.has(file) {
+            return Ok(Some(vec![self.map(file)?]));
+        }
+        let Some(bytes) = self.read_if_there(index)? else {
+            return Ok(None);
+        };
+        let value: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|error| ModelError::invalid(index, error))?;
+        let map = value["weight_map"].as_object();
+        let map = map.ok_or_else(|| ModelError::invalid(index, "it has no weight_map"))?;
+        let mut shards: Vec<&str> = map.values().filter_map(|shard| shard.as_str()).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        // A shard lies beside the index: a path that leads elsewhere is no shard.
+        if let Some(shard) = shards.iter().find(|shard| Path::new(shard).components().count() != 1) {
+            return Err(ModelError::invalid(index, format!("`{shard}` is no file name")));
+        }
+        shards
+            .into_iter()
+            .map(|shard| self.map(shard))
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+}
+
 impl ModelFiles {
-    /// Reads a model directory: config.json, vocab.json, model.safetensors, and adaptation.json where there is one.
+    /// Opens a model directory: config.json, vocab.json and weights as model.safetensors or pytorch_model.bin, in one
+    /// file or in shards, or a CTranslate2 model.bin; a Whisper without a CTC head may have one in
+    /// ctc_head.safetensors and its symbols in ctc_vocab.json. Where there are, preprocessor_config.json,
+    /// tokenizer_config.json, added_tokens.json and adaptation.json.
     pub fn from_dir(dir: &Path) -> Result<Self, ModelError> {
         if !dir.is_dir() {
             return Err(ModelError::NotADirectory(dir.to_path_buf()));
         }
-        let read = |file: &str| -> Result<Vec<u8>, ModelError> {
-            let unreadable = |reason: String| ModelError::Unreadable {
-                file: file.into(),
-                reason,
-            };
-            let path = dir.join(file);
-            let size = std::fs::metadata(&path)
-                .map_err(|error| unreadable(error.to_string()))?
-                .len();
-            if size > LARGEST_JSON {
-                return Err(unreadable(format!(
-                    "it has {size} bytes, too many for a configuration file"
-                )));
-            }
-            std::fs::read(&path).map_err(|error| unreadable(error.to_string()))
-        };
-        let config = read("config.json")?;
-        let vocabulary = read("vocab.json")?;
-        let read_if_there = |file: &str| -> Result<Option<Cow<'static, [u8]>>, ModelError> {
-            if dir.join(file).exists() {
-                Ok(Some(read(file)?.into()))
+        let directory = Directory(dir);
+        let name = dir.display().to_string();
+        if directory.has("model.bin") && !directory.has("model.safetensors") {
+            return Self::from_ctranslate2(&directory, name);
+        }
+        let config = directory.read("config.json")?;
+        let (files, format) =
+            if let Some(files) = directory.weights("model.safetensors", "model.safetensors.index.json")? {
+                (files, "safetensors")
+            } else if let Some(files) = directory.weights("pytorch_model.bin", "pytorch_model.bin.index.json")? {
+                (files, "PyTorch's zip archive")
             } else {
-                Ok(None)
+                return Err(ModelError::NoWeights);
+            };
+        let mut texts = Texts {
+            config,
+            preprocessor: directory.read_if_there("preprocessor_config.json")?,
+            tokenizer: directory.read_if_there("tokenizer_config.json")?,
+            added_tokens: directory.read_if_there("added_tokens.json")?,
+            adaptation: directory.read_if_there("adaptation.json")?,
+            vocabulary: None,
+        };
+        let parsed = ModelConfig::parse(&texts.config, texts.preprocessor.as_deref())?;
+        let mut hasher = Identity::new(&texts);
+        files.iter().for_each(|(_, bytes)| hasher.add(bytes));
+        let checkpoint: Box<dyn Checkpoint> = match format {
+            "safetensors" => Box::new(SafetensorsCheckpoint::new(files)?),
+            _ => Box::new(PickleCheckpoint::new(files)?),
+        };
+        if parsed.vocab_size == 0 {
+            return Self::with_head(&directory, name, parsed, texts, checkpoint, hasher, format);
+        }
+        texts.vocabulary = Some(directory.read("vocab.json")?);
+        Self::assemble(name, parsed, texts, checkpoint, hasher, format)
+    }
+
+    fn from_ctranslate2(directory: &Directory<'_>, name: String) -> Result<Self, ModelError> {
+        let (_, bytes) = directory.map("model.bin")?;
+        let texts = Texts {
+            adaptation: directory.read_if_there("adaptation.json")?,
+            ..Texts::default()
+        };
+        let mut hasher = Identity::new(&texts);
+        hasher.add(&bytes);
+        let checkpoint = Ctranslate2Checkpoint::new(bytes)?;
+        let config = ModelConfig::of_whisper_encoder(&checkpoint.sizes()?)?;
+        Self::with_head(
+            directory,
+            name,
+            config,
+            texts,
+            Box::new(checkpoint),
+            hasher,
+            "CTranslate2",
+        )
+    }
+
+    /// A Whisper that was published without a CTC head, and the one laid beside it, if any.
+    fn with_head(
+        directory: &Directory<'_>,
+        name: String,
+        mut config: ModelConfig,
+        mut texts: Texts,
+        mut checkpoint: Box<dyn Checkpoint>,
+        mut hasher: Identity,
+        format: &'static str,
+    ) -> Result<Self, ModelError> {
+        if directory.has("ctc_head.safetensors") {
+            let (file, bytes) = directory.map("ctc_head.safetensors")?;
+            hasher.add(&bytes);
+            let head = SafetensorsCheckpoint::new(vec![(file, bytes)])?;
+            config.vocab_size = match head.shape("ctc_head.bias") {
+                Some([size]) if (1..=1_000_000).contains(size) => *size,
+                _ => return Err(ModelError::MissingTensor("ctc_head.bias".into())),
+            };
+            checkpoint = Box::new(Overlay {
+                front: Box::new(head),
+                back: checkpoint,
+            });
+            texts.vocabulary = Some(directory.read("ctc_vocab.json")?);
+            // The tokenizer beside a Whisper is the decoder's.
+            texts.tokenizer = None;
+            texts.added_tokens = None;
+        }
+        Self::assemble(name, config, texts, checkpoint, hasher, format)
+    }
+
+    fn assemble(
+        name: String,
+        mut config: ModelConfig,
+        texts: Texts,
+        checkpoint: Box<dyn Checkpoint>,
+        mut hasher: Identity,
+        format: &'static str,
+    ) -> Result<Self, ModelError> {
+        let vocabulary = match &texts.vocabulary {
+            Some(bytes) => {
+                hasher.add(bytes);
+                let vocabulary = Vocabulary::parse(
+                    bytes,
+                    texts.tokenizer.as_deref(),
+                    texts.added_tokens.as_deref(),
+                    config.vocab_size,
+                    config.blank,
+                )?;
+                config.blank = vocabulary.blank();
+                Some(vocabulary)
             }
+            None => None,
         };
-        let adaptation = read_if_there("adaptation.json")?;
-        let preprocessor = read_if_there("preprocessor_config.json")?;
-        let file = "model.safetensors";
-        let unreadable = |error: std::io::Error| ModelError::Unreadable {
-            file: file.into(),
-            reason: error.to_string(),
-        };
-        let opened = std::fs::File::open(dir.join(file)).map_err(unreadable)?;
-        // SAFETY: the map is only read. Another process that truncates the file meanwhile would fault, as with every
-        // program that maps its weights; the values are copied out while loading, so the window is short.
-        let weights = unsafe { memmap2::Mmap::map(&opened) }.map_err(unreadable)?;
+        let preset = texts.adaptation.as_deref().map(Preset::parse).transpose()?;
         Ok(Self {
-            name: dir.display().to_string(),
-            config: config.into(),
-            preprocessor,
-            vocabulary: vocabulary.into(),
-            adaptation,
-            weights: WeightBytes::Mapped(weights),
+            name,
+            config,
+            vocabulary,
+            preset: preset.unwrap_or_default(),
+            checkpoint,
+            identity: hasher.finish(),
+            format,
         })
     }
 
@@ -109,14 +272,21 @@ impl ModelFiles {
                 .as_slice()
             };
         }
-        Ok(Self {
-            name: "bundled:whisper-tiny.en-ctc".into(),
+        let texts = Texts {
             config: embedded!("config.json").into(),
             preprocessor: Some(embedded!("preprocessor_config.json").into()),
-            vocabulary: embedded!("vocab.json").into(),
+            vocabulary: Some(embedded!("vocab.json").into()),
             adaptation: Some(embedded!("adaptation.json").into()),
-            weights: WeightBytes::Embedded(embedded!("model.safetensors")),
-        })
+            ..Texts::default()
+        };
+        let config = ModelConfig::parse(&texts.config, texts.preprocessor.as_deref())?;
+        let weights = embedded!("model.safetensors");
+        let mut hasher = Identity::new(&texts);
+        hasher.add(weights);
+        let files = vec![("model.safetensors".into(), WeightBytes::Embedded(weights))];
+        let checkpoint = Box::new(SafetensorsCheckpoint::new(files)?);
+        let name = "bundled:whisper-tiny.en-ctc".into();
+        Self::assemble(name, config, texts, checkpoint, hasher, "safetensors")
     }
 
     /// The model embedded in this binary: none.
@@ -125,24 +295,31 @@ impl ModelFiles {
         Err(ModelError::NoBundledModel)
     }
 
-    /// The configuration, parsed and checked.
-    pub fn parse_config(&self) -> Result<ModelConfig, ModelError> {
-        ModelConfig::parse(&self.config, self.preprocessor.as_deref())
+    /// Reads the weights that the configuration asks for onto a device.
+    pub fn load<B: Backend>(&self, backend: &B) -> Result<CtcModel<B>, ModelError> {
+        CtcModel::load(backend, self.config.clone(), &*self.checkpoint)
     }
+}
 
-    /// Reads the weights that a configuration asks for onto a device.
-    pub fn load<B: Backend>(self, backend: &B, config: ModelConfig) -> Result<CtcModel<B>, ModelError> {
-        let checkpoint = SafetensorsCheckpoint::new(vec![("model.safetensors".into(), self.weights)])?;
-        CtcModel::load(backend, config, &checkpoint)
-    }
+/// BLAKE3 over what decides a model's output, each part after its length.
+struct Identity(blake3::Hasher);
 
-    /// BLAKE3 over all the files' contents, hexadecimal: what a transcript was made with.
-    pub fn identity(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for bytes in [&*self.config, &*self.vocabulary, &*self.weights] {
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes);
+impl Identity {
+    fn new(texts: &Texts) -> Self {
+        let mut identity = Self(blake3::Hasher::new());
+        identity.add(&texts.config);
+        for text in [&texts.preprocessor, &texts.tokenizer, &texts.added_tokens] {
+            identity.add(text.as_deref().unwrap_or_default());
         }
-        hasher.finalize().to_hex().to_string()
+        identity
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.0.update(&(bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    fn finish(self) -> String {
+        self.0.finalize().to_hex().to_string()
     }
 }

@@ -6,8 +6,8 @@
 pub mod finite_differences;
 
 use aurist::engine::cpu::CpuBackend;
-use aurist::model::checkpoint::{Checkpoint, SafetensorsCheckpoint};
-use aurist::model::{CtcModel, ModelError, ModelFiles};
+use aurist::model::checkpoint::Checkpoint;
+use aurist::model::{CtcModel, ModelError, ModelFiles, Vocabulary};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,9 +18,11 @@ pub fn repository(path: &str) -> PathBuf {
 }
 
 pub fn load(backend: &CpuBackend, dir: &Path) -> Arc<CtcModel<CpuBackend>> {
-    let files = ModelFiles::from_dir(dir).unwrap();
-    let config = files.parse_config().unwrap();
-    Arc::new(files.load(backend, config).unwrap())
+    Arc::new(ModelFiles::from_dir(dir).unwrap().load(backend).unwrap())
+}
+
+pub fn vocabulary(dir: &Path) -> Vocabulary {
+    ModelFiles::from_dir(dir).unwrap().vocabulary.unwrap()
 }
 
 /// A model whose tensors were changed on the way in.
@@ -29,7 +31,7 @@ pub fn load_patched(
     dir: &Path,
     patch: impl Fn(&str, &mut [f32]) + Send + Sync,
 ) -> Arc<CtcModel<CpuBackend>> {
-    struct Patched<F>(SafetensorsCheckpoint, F);
+    struct Patched<F>(Box<dyn Checkpoint>, F);
     impl<F: Fn(&str, &mut [f32]) + Send + Sync> Checkpoint for Patched<F> {
         fn shape(&self, name: &str) -> Option<&[usize]> {
             self.0.shape(name)
@@ -44,9 +46,7 @@ pub fn load_patched(
         }
     }
     let files = ModelFiles::from_dir(dir).unwrap();
-    let config = files.parse_config().unwrap();
-    let checkpoint = SafetensorsCheckpoint::new(vec![("model.safetensors".into(), files.weights)]).unwrap();
-    Arc::new(CtcModel::load(backend, config, &Patched(checkpoint, patch)).unwrap())
+    Arc::new(CtcModel::load(backend, files.config, &Patched(files.checkpoint, patch)).unwrap())
 }
 
 /// A golden.safetensors.

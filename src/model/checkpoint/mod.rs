@@ -1,7 +1,13 @@
 //! Weights as they are published: which file formats, and one way to read a tensor from any of them.
 
+mod ctranslate2;
+mod overlay;
+mod pickle;
 mod safetensors;
 
+pub use self::ctranslate2::{Ctranslate2Checkpoint, EncoderSizes};
+pub use self::overlay::Overlay;
+pub use self::pickle::PickleCheckpoint;
 pub use self::safetensors::SafetensorsCheckpoint;
 
 use super::ModelError;
