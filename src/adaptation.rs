@@ -10,6 +10,8 @@ pub enum Method {
     None,
     /// Single-utterance test-time adaptation (Lin, Li and Lee, Interspeech 2022): episodic.
     Suta,
+    /// Pseudo-label CTC (SUTA's paper's baseline): the model's own greedy transcript as the target.
+    Sdpl,
 }
 
 /// Which of the model's tensors adaptation moves.
@@ -80,6 +82,24 @@ impl AdaptationConfig {
         Self {
             method: Method::None,
             ..Self::paper()
+        }
+    }
+
+    /// SDPL with the settings of SUTA's published code: Adam (AdamW without decay) at 1e-4, layer norms, 10 steps.
+    pub fn sdpl() -> Self {
+        Self {
+            method: Method::Sdpl,
+            learning_rate: 1e-4,
+            parameters: ParameterChoice::LayerNorm,
+            ..Self::paper()
+        }
+    }
+
+    /// Optimizer steps that will be tried.
+    pub fn planned_steps(&self) -> usize {
+        match self.method {
+            Method::None => 0,
+            Method::Suta | Method::Sdpl => self.steps,
         }
     }
 

@@ -1,10 +1,11 @@
 //! The public face: a [`Recognizer`] holds a model, a [`Session`] does the work of one thread of utterances.
 
-use crate::adapt::{Adapter, Episode};
+use crate::adapt::{Adapter, Episode, LoadedProfile, Profile};
 use crate::audio::{Features, SAMPLE_RATE, Segmenter, SegmenterConfig};
 use crate::decode::{Hypothesis, greedy};
 use crate::engine::cpu::CpuBackend;
 use crate::engine::{EngineError, ObjectiveValue};
+use crate::model::checkpoint::{Checkpoint, Overlay};
 use crate::model::{CtcModel, Input, ModelError, ModelFiles, Preset, Vocabulary};
 use crate::{AdaptationConfig, Guard, Transcript, Utterance, Word};
 use std::path::Path;
@@ -58,6 +59,9 @@ struct Loaded {
     preset: Preset,
     vocabulary: Vocabulary,
     model: Arc<CtcModel<CpuBackend>>,
+    /// Of the model without a profile.
+    source_identity: String,
+    profile: Option<Arc<LoadedProfile>>,
 }
 
 /// A loaded model. Cheap to clone; sessions on several threads share its weights.
@@ -82,17 +86,41 @@ pub struct Recognizer {
 }
 
 impl Recognizer {
-    /// Loads a model directory: config.json, vocab.json, model.safetensors.
+    /// Loads a model directory, as Hugging Face or CTranslate2 lay it out; see [`ModelFiles::from_dir`].
     pub fn from_dir(dir: &Path) -> Result<Self, Error> {
-        Self::from_files(ModelFiles::from_dir(dir)?)
+        Self::from_files(ModelFiles::from_dir(dir)?, None)
     }
 
     /// The model in the binary (feature `bundled-model`).
     pub fn bundled() -> Result<Self, Error> {
-        Self::from_files(ModelFiles::bundled()?)
+        Self::from_files(ModelFiles::bundled()?, None)
     }
 
-    fn from_files(files: ModelFiles) -> Result<Self, Error> {
+    /// A model (the bundled one where there is no directory) with a profile that [`Recognizer::save_profile`] wrote:
+    /// every utterance then starts from the profile.
+    pub fn with_profile(dir: Option<&Path>, profile: &Path) -> Result<Self, Error> {
+        let files = match dir {
+            Some(dir) => ModelFiles::from_dir(dir)?,
+            None => ModelFiles::bundled()?,
+        };
+        Self::from_files(files, Some(profile))
+    }
+
+    fn from_files(mut files: ModelFiles, profile: Option<&Path>) -> Result<Self, Error> {
+        let source_identity = files.identity.clone();
+        let mut loaded_profile = None;
+        if let Some(path) = profile {
+            let profile = Arc::new(LoadedProfile::load(path, &source_identity)?);
+            profile.check(&*files.checkpoint)?;
+            files.identity = blake3::hash(format!("{source_identity} {}", profile.identity).as_bytes())
+                .to_hex()
+                .to_string();
+            files.checkpoint = Box::new(Overlay {
+                front: Box::new(Arc::clone(&profile)),
+                back: files.checkpoint,
+            });
+            loaded_profile = Some(profile);
+        }
         let Some(vocabulary) = files.vocabulary.clone() else {
             return Err(ModelError::NoHead.into());
         };
@@ -111,6 +139,8 @@ impl Recognizer {
                 preset,
                 vocabulary,
                 model,
+                source_identity,
+                profile: loaded_profile,
             }),
         })
     }
@@ -158,6 +188,11 @@ impl Recognizer {
         })
     }
 
+    /// Writes a profile gathered with [`Session::take_profile`] to a file.
+    pub fn save_profile(&self, profile: &Profile, path: &Path) -> std::io::Result<()> {
+        profile.save(path, &self.loaded.source_identity, self.loaded.profile.as_deref())
+    }
+
     /// Transcribes 16 kHz mono samples of any length, on all cores.
     pub fn transcribe(&self, samples: &[f32], config: &AdaptationConfig) -> Result<Transcript, Error> {
         let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
@@ -185,7 +220,22 @@ impl Recognizer {
             backend,
             adapter,
             features,
+            profile: None,
         })
+    }
+}
+
+impl Checkpoint for Arc<LoadedProfile> {
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.checkpoint.shape(name)
+    }
+
+    fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        self.checkpoint.values(name)
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.checkpoint.names()
     }
 }
 
@@ -195,9 +245,20 @@ pub struct Session {
     backend: CpuBackend,
     adapter: Adapter<CpuBackend>,
     features: Features,
+    profile: Option<Profile>,
 }
 
 impl Session {
+    /// From now on, gathers what adaptation makes of each utterance.
+    pub fn gather_profile(&mut self) {
+        self.profile.get_or_insert_default();
+    }
+
+    /// What was gathered since the last call.
+    pub fn take_profile(&mut self) -> Profile {
+        self.profile.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Transcribes one utterance of 16 kHz mono samples that starts `start` seconds into its recording, adapting to
     /// it as configured. Episodic: it leaves no trace in the next.
     pub fn transcribe_utterance(&mut self, samples: &[f32], start: f64) -> Result<Utterance, Error> {
@@ -215,6 +276,11 @@ impl Session {
         let input = self.features.compute(samples);
         let (backend, adapter) = (&self.backend, &mut self.adapter);
         let episode = backend.within(|| adapter.run(backend, &input))?;
+        if let Some(profile) = &mut self.profile
+            && episode.steps > 0
+        {
+            profile.add(seconds, self.adapter.parameters().tensors(&self.backend));
+        }
         let mut utterance = self.describe(&episode, start, seconds);
         utterance.compute_seconds = begin.elapsed().as_secs_f64();
         utterance.real_time_factor = if seconds > 0.0 {

@@ -1,7 +1,7 @@
-//! SUTA on one utterance (Lin, Li and Lee, Interspeech 2022): parameters and optimizer start from the source model,
+//! SUTA or SDPL on one utterance (Lin, Li and Lee, Interspeech 2022): parameters and optimizer start from the source model,
 //! take a few steps down the utterance's own entropy and class confusion, and are restored for the next.
 
-use super::{AdaptedParameters, Selection, Snapshot};
+use super::{AdaptedParameters, Selection, Snapshot, greedy_labels, pseudo_label_loss};
 use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Rows};
 use crate::model::{Activations, CtcModel, KEEP_NOTHING};
 use crate::{AdaptationConfig, Compatibility, Guard, Method};
@@ -40,8 +40,7 @@ pub struct Episode {
 impl<B: Backend> Adapter<B> {
     /// Memory for the store; the arena grows with the first utterances.
     pub fn new(backend: &B, model: Arc<CtcModel<B>>, config: &AdaptationConfig) -> Result<Self, EngineError> {
-        let adapts = config.method == Method::Suta && config.steps > 0;
-        let selection = adapts.then_some(Selection {
+        let selection = (config.planned_steps() > 0).then_some(Selection {
             choice: config.parameters,
             top_layers: config.top_layers,
             with_multiplicity: config.compatibility == Compatibility::Suta,
@@ -68,11 +67,7 @@ impl<B: Backend> Adapter<B> {
     ///
     /// Each step's logits serve the next step, so N steps cost N + 1 forward passes and N backward passes.
     pub fn run(&mut self, backend: &B, input: &[f32]) -> Result<Episode, EngineError> {
-        let steps = if self.config.method == Method::Suta {
-            self.config.steps
-        } else {
-            0
-        };
+        let steps = self.config.planned_steps();
         // What lies below the lowest adapted stage is computed once, and nothing is kept of it.
         let lowest = self.model.lowest_adapted_stage(&self.parameters);
         let keep_from = if steps > 0 { lowest } else { KEEP_NOTHING };
@@ -92,8 +87,18 @@ impl<B: Backend> Adapter<B> {
             ..Episode::default()
         };
         let settings = AdamW::suta(self.config.learning_rate);
+        let target = match self.config.method {
+            Method::Sdpl => {
+                let config = self.model.config();
+                greedy_labels(&episode.source_logits, config.vocab_size, config.blank)
+            }
+            Method::None | Method::Suta => Vec::new(),
+        };
         for step in 0..=steps {
-            let objective = self.objective(backend, &activations);
+            let mut objective = self.objective(backend, &activations);
+            if self.config.method == Method::Sdpl {
+                objective.loss = self.pseudo_label_objective(backend, &activations, &target);
+            }
             let finite = objective.loss.is_finite();
             if finite {
                 episode.first.get_or_insert(objective);
@@ -146,6 +151,17 @@ impl<B: Backend> Adapter<B> {
             .arena
             .split(backend, [activations.logits()], [activations.dlogits()]);
         backend.entropy_mcc(&terms, shape, logits, dlogits)
+    }
+
+    /// SDPL's loss; its gradient takes the place of the entropy's.
+    fn pseudo_label_objective(&mut self, backend: &B, activations: &Activations, target: &[usize]) -> f64 {
+        let (classes, blank) = (self.model.config().vocab_size, self.model.config().blank);
+        let logits = self.logits(backend, activations);
+        let mut dlogits = vec![0.0; logits.len()];
+        let over_time = self.config.compatibility == Compatibility::Suta;
+        let loss = pseudo_label_loss(&logits, classes, target, blank, over_time, &mut dlogits);
+        backend.upload(&dlogits, self.arena.view_mut(backend, activations.dlogits()));
+        loss
     }
 
     fn logits(&self, backend: &B, activations: &Activations) -> Vec<f32> {

@@ -211,6 +211,20 @@ impl<B: Backend> AdaptedParameters<B> {
         self.adapted.iter().map(|adapted| adapted.range.len()).sum()
     }
 
+    /// Every adapted tensor's name, shape and present values, in the checkpoint's order.
+    pub fn tensors(&self, backend: &B) -> impl Iterator<Item = (String, Vec<usize>, Vec<f32>)> {
+        self.adapted.iter().map(move |adapted| {
+            let mut host = vec![0.0; adapted.range.len()];
+            backend.download(backend.view(&self.values, adapted.range.clone()), &mut host);
+            let tensor = &adapted.tensor;
+            (
+                tensor.name.clone(),
+                tensor.shape.clone(),
+                tensor.to_checkpoint_order(&host),
+            )
+        })
+    }
+
     /// A tensor's present values and gradient, in the checkpoint's order; `None` when it is not adapted.
     pub fn tensor(&self, backend: &B, name: &str) -> Option<(Vec<f32>, Vec<f32>)> {
         let adapted = self.adapted.iter().find(|adapted| adapted.tensor.name == name)?;

@@ -42,6 +42,14 @@ pub enum ModelError {
         "the model is an encoder without a CTC head, so it cannot transcribe; put one beside it as ctc_head.safetensors (ctc_head.weight, ctc_head.bias) with its symbols in ctc_vocab.json"
     )]
     NoHead,
+    /// A profile that does not belong to the model.
+    #[error("the profile {file} cannot be used: {reason}")]
+    Profile {
+        /// The file.
+        file: String,
+        /// Why.
+        reason: String,
+    },
     /// The weights lack a tensor.
     #[error("the model's weights lack the tensor `{0}`; the file may be of another architecture, or incomplete")]
     MissingTensor(String),

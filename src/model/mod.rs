@@ -20,7 +20,7 @@ mod whisper;
 pub use config::{FrontendConfig, ModelConfig, Preset, Wav2Vec2Config, WhisperConfig};
 pub use ctc::{Activations, CtcModel, Input, KEEP_ALL, KEEP_NOTHING};
 pub use error::ModelError;
-pub use source::ModelFiles;
+pub use source::{ModelFiles, WeightBytes};
 pub use tensors::{Kind, NamedTensor, OperandId, Place, Weights};
 pub use transformer::TransformerConfig;
 pub use vocabulary::{Symbol, Vocabulary};

@@ -76,6 +76,16 @@ impl Golden {
         self.file().tensor(name).unwrap().dtype() == Dtype::F16
     }
 
+    pub fn shape(&self, name: &str) -> Vec<usize> {
+        self.file().tensor(name).unwrap().shape().to_vec()
+    }
+
+    pub fn get_f64(&self, name: &str) -> Vec<f64> {
+        let file = self.file();
+        let values = file.tensor(name).unwrap().data().chunks_exact(8);
+        values.map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
     pub fn get(&self, name: &str) -> Vec<f32> {
         let file = self.file();
         let tensor = file.tensor(name).unwrap_or_else(|_| panic!("golden lacks {name}"));

@@ -14,6 +14,9 @@ Examples:
   aurist transcribe recordings/ -o text/ -f txt,json  a directory; run it again to go on
   aurist transcribe talk.wav --adapt none             the source model as it is
   aurist transcribe talk.wav --paper                  with the settings of the SUTA paper
+  aurist transcribe talk.wav -m wav2vec2-base-960h/   with another model
+  aurist transcribe me.wav --save-adapted me.profile  a speaker's profile, to start from with
+  aurist transcribe *.wav --load-adapted me.profile   --load-adapted
   ffmpeg -i film.mkv -f wav - | aurist transcribe -   from another program
 
 Inputs: directories are searched for audio files (hidden files are skipped); a file that is named
@@ -36,6 +39,7 @@ output is gone. Files that are not aurist's own are never overwritten without --
   error    file (or null), message
   summary  done, skipped, failed, not_started, interrupted, audio_seconds, wall_seconds, speed,
            entropy_before, entropy_after, output_dir
+  saved    path, utterances (with --save-adapted)
 with durations in seconds and entropies in nats.";
 
 /// `aurist transcribe`, as typed.
@@ -85,7 +89,8 @@ pub(in crate::cli) struct Arguments {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Adaptation (defaults are chosen for each model; the JSON output states them)")]
 pub(super) struct AdaptationArguments {
-    /// Adaptation method: suta (single-utterance test-time adaptation) or none [default: suta].
+    /// Adaptation method: suta (single-utterance test-time adaptation), sdpl (pseudo-label CTC: the model's own
+    /// transcript as the target) or none [default: suta].
     #[arg(long, value_name = "METHOD", hide_possible_values = true)]
     pub(super) adapt: Option<MethodChoice>,
 
@@ -101,9 +106,27 @@ pub(super) struct AdaptationArguments {
     #[arg(long, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
     pub(super) temperature: Option<f64>,
 
-    /// Which tensors move: layer-norm, feature (the convolutions), layer-norm+feature or bias [default: the model's].
+    /// Which tensors move: layer-norm, feature (the convolutions, and the projection after them), layer-norm+feature,
+    /// bias or all [default: the model's].
     #[arg(long, value_name = "WHICH", value_parser = parameters(), hide_possible_values = true)]
     pub(super) parameters: Option<ParameterChoice>,
+
+    /// Of those, only the ones in the K transformer layers at the top, or above them [default: all layers].
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) top_layers: Option<u16>,
+
+    /// Keep a published implementation's quirks. suta: its optimiser lists the feature extractor's tensors two to
+    /// five times, for as many updates a step; sdpl's softmax runs over time.
+    #[arg(long, value_name = "WHOSE", hide_possible_values = true)]
+    pub(super) compat: Option<CompatChoice>,
+
+    /// Start every utterance from the speaker's or room's profile in FILE, made with --save-adapted.
+    #[arg(long, value_name = "FILE")]
+    pub(super) load_adapted: Option<PathBuf>,
+
+    /// Write what adaptation made of the model to FILE: the mean over all utterances of the run.
+    #[arg(long, value_name = "FILE")]
+    pub(super) save_adapted: Option<PathBuf>,
 
     /// The SUTA paper's settings (lr 2e-5, layer-norm+feature, temperature 2.5, 10 steps); single options override.
     #[arg(long)]
@@ -121,6 +144,13 @@ pub(super) enum FormatChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum MethodChoice {
     None,
+    Suta,
+    Sdpl,
+}
+
+/// A value of `--compat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum CompatChoice {
     Suta,
 }
 
@@ -147,7 +177,7 @@ fn formats() -> impl TypedValueParser<Value = FormatChoice> {
 }
 
 fn parameters() -> impl TypedValueParser<Value = ParameterChoice> {
-    let names = ["layer-norm", "feature", "layer-norm+feature", "bias"];
+    let names = ["layer-norm", "feature", "layer-norm+feature", "bias", "all"];
     PossibleValuesParser::new(names).map(|name| match name.as_str() {
         "feature" => ParameterChoice::Feature,
         "layer-norm+feature" => ParameterChoice::LayerNormAndFeature,

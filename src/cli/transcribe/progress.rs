@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The bar's length: indicatif counts whole units, and a byte is too fine to redraw for.
@@ -216,6 +217,16 @@ impl Progress {
             Style::Json => event("summary", summary_json(summary, wall)),
             Style::None if !summary.interrupted => {}
             _ => tell(summary_text(summary, wall)),
+        }
+    }
+
+    /// A profile was written.
+    pub(super) fn saved(&self, path: &Path, utterances: usize) {
+        let path = path.display();
+        match &self.style {
+            Style::Json => event("saved", json!({ "path": path.to_string(), "utterances": utterances })),
+            Style::None => {}
+            _ => tell(format_args!("profile of {utterances} utterances in {path}")),
         }
     }
 

@@ -11,8 +11,9 @@ use super::worker::{self, Destination, Done, Event, Job, Outcome};
 use crate::cli::{Exit, Failure};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 
 /// How many results may wait for an earlier one that standard output must show first.
 const STDOUT_WINDOW: usize = 256;
@@ -49,7 +50,7 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
         Some(root) => Destination::Directory(Box::new(OutputDir::open(root, &found.inputs, &settings)?)),
         None => Destination::Stdout(settings.formats[0], !settings.unlabelled()),
     };
-    let recognizer = settings::load_model(settings.model.as_deref())?;
+    let recognizer = settings::load_model(settings.model.as_deref(), settings.adaptation.load_adapted.as_deref())?;
     let (events, incoming) = channel();
     let signals = events.clone();
     let interrupt = Interrupt::listen(move || {
@@ -77,6 +78,7 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
         threads,
         to,
         interrupt,
+        profile: settings.adaptation.save_adapted.as_ref().map(|_| Mutex::default()),
     });
 
     let bytes = job.inputs.iter().map(|input| input.bytes).collect();
@@ -97,9 +99,9 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
             .spawn(move || worker::work(&job, events));
         spawned.map_err(|error| Failure::failed(format_args!("cannot start a worker: {error}")))?;
     }
-    Run {
+    let exit = Run {
         job: &job,
-        progress,
+        progress: &mut *progress,
         summary: Summary {
             files: files + found.unreadable.len(),
             failed: found.unreadable.len(),
@@ -109,7 +111,28 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
         printed: 0,
         workers: jobs,
     }
-    .listen(&incoming)
+    .listen(&incoming)?;
+    match &settings.adaptation.save_adapted {
+        Some(path) if exit != Exit::Interrupted => save_profile(&job, path, progress).map(|()| exit),
+        _ => Ok(exit),
+    }
+}
+
+fn save_profile(job: &Job, path: &Path, progress: &mut Progress) -> Result<(), Failure> {
+    let gathered = job.profile.as_ref().and_then(|profile| profile.lock().ok());
+    let profile = gathered
+        .map(|mut profile| std::mem::take(&mut *profile))
+        .unwrap_or_default();
+    if profile.utterances() == 0 {
+        return Err(Failure::failed(
+            "nothing was adapted to in this run, so there is no profile to save (recordings done before do not count)",
+        ));
+    }
+    job.recognizer
+        .save_profile(&profile, path)
+        .map_err(|error| Failure::failed(format_args!("cannot write {}: {error}", path.display())))?;
+    progress.saved(path, profile.utterances());
+    Ok(())
 }
 
 fn nothing_to_do(found: &Inputs) -> Result<Exit, Failure> {

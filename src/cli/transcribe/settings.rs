@@ -1,9 +1,9 @@
 //! What the arguments mean: checked against each other, with the defaults filled in.
 
-use super::arguments::{AdaptationArguments, Arguments, Device, FormatChoice, MethodChoice};
+use super::arguments::{AdaptationArguments, Arguments, CompatChoice, Device, FormatChoice, MethodChoice};
 use crate::cli::{Failure, cores};
 use crate::output::Format;
-use crate::{AdaptationConfig, Method, ModelInfo};
+use crate::{AdaptationConfig, Compatibility, ModelInfo, Recognizer};
 use std::path::{Path, PathBuf};
 
 /// Raised when the same audio, model and settings would give other outputs than before, so that a resumed run
@@ -37,6 +37,12 @@ impl Settings {
         if typed.output_dir.is_none() && formats.len() > 1 {
             return Err(Failure::usage(
                 "several formats need an output directory: add -o DIR, or choose one format for standard output",
+            ));
+        }
+        let unsaved = typed.adaptation.adapt == Some(MethodChoice::None) || typed.adaptation.steps == Some(0);
+        if typed.adaptation.save_adapted.is_some() && unsaved {
+            return Err(Failure::usage(
+                "--save-adapted needs adaptation: leave out --adapt none and --steps 0",
             ));
         }
         Ok(Self {
@@ -82,20 +88,20 @@ fn distinct_formats(choices: &[FormatChoice]) -> Vec<Format> {
 
 /// The adaptation settings: the model's own (or the paper's), with the options typed in their place.
 pub(super) fn adaptation(typed: &AdaptationArguments, of_model: AdaptationConfig) -> AdaptationConfig {
-    let mut config = if typed.paper {
-        AdaptationConfig::paper()
-    } else {
-        of_model
-    };
-    match typed.adapt {
+    let mut config = match typed.adapt {
         Some(MethodChoice::None) => return AdaptationConfig::none(),
-        Some(MethodChoice::Suta) => config.method = Method::Suta,
-        None => {}
-    }
+        Some(MethodChoice::Sdpl) => AdaptationConfig::sdpl(),
+        Some(MethodChoice::Suta) | None if typed.paper => AdaptationConfig::paper(),
+        Some(MethodChoice::Suta) | None => of_model,
+    };
     config.steps = typed.steps.map_or(config.steps, usize::from);
     config.learning_rate = typed.lr.unwrap_or(config.learning_rate);
     config.temperature = typed.temperature.unwrap_or(config.temperature);
     config.parameters = typed.parameters.unwrap_or(config.parameters);
+    config.top_layers = typed.top_layers.map(usize::from);
+    if typed.compat == Some(CompatChoice::Suta) {
+        config.compatibility = Compatibility::Suta;
+    }
     config
 }
 
@@ -109,6 +115,8 @@ pub(super) fn idle_options(typed: &AdaptationArguments) -> Vec<&'static str> {
         ("--lr", typed.lr.is_some()),
         ("--temperature", typed.temperature.is_some()),
         ("--parameters", typed.parameters.is_some()),
+        ("--top-layers", typed.top_layers.is_some()),
+        ("--compat", typed.compat.is_some()),
         ("--paper", typed.paper),
     ];
     options
@@ -125,13 +133,17 @@ pub(super) fn settings_key(model: &ModelInfo, config: &AdaptationConfig) -> Stri
     blake3::hash(parts.to_string().as_bytes()).to_hex().to_string()
 }
 
-/// Loads the model that was asked for.
-pub(super) fn load_model(dir: Option<&Path>) -> Result<crate::Recognizer, Failure> {
-    match dir {
-        Some(dir) => crate::Recognizer::from_dir(dir)
-            .map_err(|error| Failure::failed(format_args!("model {}: {error}", dir.display()))),
-        None => crate::Recognizer::bundled().map_err(|error| Failure::failed(format_args!("bundled model: {error}"))),
-    }
+/// Loads the model that was asked for, with the profile that was asked for.
+pub(super) fn load_model(dir: Option<&Path>, profile: Option<&Path>) -> Result<Recognizer, Failure> {
+    let loaded = match (dir, profile) {
+        (dir, Some(profile)) => Recognizer::with_profile(dir, profile),
+        (Some(dir), None) => Recognizer::from_dir(dir),
+        (None, None) => Recognizer::bundled(),
+    };
+    loaded.map_err(|error| match dir {
+        Some(dir) => Failure::failed(format_args!("model {}: {error}", dir.display())),
+        None => Failure::failed(format_args!("bundled model: {error}")),
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::interrupt::Interrupt;
 use super::journal::{Entry, Status};
 use super::outputs::{OutputDir, WriteError};
 use super::queue::Queue;
+use crate::adapt::Profile;
 use crate::audio::{AudioReader, SAMPLE_RATE, Segment};
 use crate::output::{Document, Format};
 use crate::{AdaptationConfig, Recognizer, Session, Transcript, VERSION};
@@ -28,6 +29,8 @@ pub(super) struct Job {
     pub(super) threads: usize,
     pub(super) to: Destination,
     pub(super) interrupt: Interrupt,
+    /// What all workers' utterances make of the model, when the run is to save that.
+    pub(super) profile: Option<Mutex<Profile>>,
 }
 
 /// Where outputs go.
@@ -223,15 +226,25 @@ fn process(job: &Job, index: usize, session: &mut Option<Session>, events: &Send
     let session = match session {
         Some(session) => session,
         None => match job.recognizer.session(&job.adaptation, job.threads) {
-            Ok(new) => session.insert(new),
+            Ok(mut new) => {
+                if job.profile.is_some() {
+                    new.gather_profile();
+                }
+                session.insert(new)
+            }
             Err(error) => return Outcome::Fatal(error.to_string()),
         },
     };
+    // What a recording that failed half-way left.
+    session.take_profile();
     let (transcript, warnings) = match transcribe(job, index, input, session, events) {
         Ok(Some(transcribed)) => transcribed,
         Ok(None) => return Outcome::Interrupted,
         Err(message) => return Outcome::Failed(message),
     };
+    if let Some(Ok(mut profile)) = job.profile.as_ref().map(Mutex::lock) {
+        profile.merge(session.take_profile());
+    }
     let (duration, seconds) = (transcript.duration, begun.elapsed().as_secs_f64());
     let document = Document {
         file: &input.name,
