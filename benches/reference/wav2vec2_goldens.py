@@ -148,13 +148,14 @@ def goldens(name, model, samples, values, generator):
         golden["sdpl.target"] = torch.tensor(target, dtype=torch.float32)
         for method in ("sdpl", "sdpl-compat"):
             over_time = method == "sdpl-compat"
-            result = Sdpl(model, target, over_time).adapt(values)
+            sdpl = Sdpl(model, target, over_time)
+            result = sdpl.adapt(values)
+            sdpl.restore()
             golden[f"{method}.losses"] = torch.tensor(result.losses)
             golden[f"{method}.adapted_logits"] = result.after
             leaf = logits.clone().requires_grad_(True)
             sdpl_loss(leaf, torch.tensor([target]), over_time).backward()
             golden[f"{method}.dlogits"] = leaf.grad
-            Sdpl(model, target, over_time).restore()
     if name == "wav2vec2-base":
         inputs = [normalise(waveform(count, generator)) for count in (6000, 9000, 7500)]
         results = continual_suta(copy.deepcopy(model), inputs, LR)
