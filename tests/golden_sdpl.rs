@@ -11,6 +11,18 @@ fn labels(golden: &Golden, name: &str) -> Vec<usize> {
     golden.get(name).iter().map(|label| *label as usize).collect()
 }
 
+/// Logits `[T, V]` less each symbol's mean over time.
+fn without_means(logits: &[f32], classes: usize) -> Vec<f32> {
+    let frames = logits.len() / classes;
+    let mean = |class: usize| (0..frames).map(|t| logits[t * classes + class]).sum::<f32>() / frames as f32;
+    let means: Vec<f32> = (0..classes).map(mean).collect();
+    logits
+        .iter()
+        .enumerate()
+        .map(|(index, logit)| logit - means[index % classes])
+        .collect()
+}
+
 #[test]
 fn ctcs_loss_and_gradient_on_long_peaked_and_infeasible_targets() {
     let golden = Golden::read(&repository("tests/data/goldens/ctc-loss"));
@@ -84,7 +96,16 @@ fn sdpl_follows_pytorch_with_either_softmax() {
                 );
             }
             let adapted = golden.get(&format!("{method}.adapted_logits"));
-            let relative = relative_difference(&episode.adapted_logits, &adapted);
+            // A softmax over time does not see what is added to a symbol's logits at all times: in that direction the
+            // gradient is rounding alone, and Adam walks by its sign, in PyTorch too. So it is taken out.
+            let centred = |logits: &[f32]| {
+                if over_time {
+                    without_means(logits, 32)
+                } else {
+                    logits.to_vec()
+                }
+            };
+            let relative = relative_difference(&centred(&episode.adapted_logits), &centred(&adapted));
             assert!(relative < 1e-4, "{name} {method} adapted logits: {relative:e}");
         }
     }

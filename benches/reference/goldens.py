@@ -27,8 +27,8 @@ import transformers
 from safetensors.torch import save_file
 from torch import nn
 
-from suta import CHOICES, Suta
-from whisper_ctc import BLANK, WhisperCtc, load_model, read_config
+from suta import CHOICES, Suta, leads_over_blank
+from whisper_ctc import BLANK, SYMBOLS, WhisperCtc, load_model, read_config
 
 CONFIG = {
     "architectures": ["WhisperForCTC"],
@@ -54,8 +54,6 @@ PREPROCESSOR = {
     "chunk_length": 30,
     "return_attention_mask": False,
 }
-# wav2vec2-base-960h's 32 symbols, in its order.
-SYMBOLS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
 FRAMES = [61, 60]  # odd on purpose, and even: a stride of 2 treats them differently
 STEPS, LR = 10, 1e-3
 KEPT = {61: ["grad1", "after1", "after10"], (60, "layer-norm+feature"): ["grad1"]}
@@ -87,11 +85,6 @@ def clips(generator):
     for frames in FRAMES:
         steps = torch.randn(frames + 4, 80, generator=generator)
         yield frames, (steps.unfold(0, 5, 1).mean(dim=-1) * 1.2).clamp(-1.0, 1.5).contiguous()
-
-
-def leads_over_blank(logits):
-    """How far each frame's best other symbol is above the blank, [T, V] -> [T]."""
-    return logits[:, 1:].amax(dim=-1) - logits[:, BLANK]
 
 
 def trace(model, log_mel):

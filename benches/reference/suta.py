@@ -59,6 +59,11 @@ def objective(logits, temperature):
     return ENTROPY_WEIGHT * entropy + (1 - ENTROPY_WEIGHT) * mcc, entropy, mcc
 
 
+def leads_over_blank(logits):
+    """How far each frame's best other symbol is above the blank, [T, V] -> [T]."""
+    return logits[:, 1:].amax(dim=-1) - logits[:, BLANK]
+
+
 # --- Adaptation --------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +127,8 @@ class Suta:
             parameter.grad = None
 
     def adapt(self, features, after_step=None):
-        """Adapts to the model's input without its batch dimension. `after_step(number)` is called after each step, gradients still there.
+        """Adapts to the model's input without its batch dimension. `after_step(number)` is called after each step,
+        gradients still there.
 
         The authors run the model twice a step, to step and then to look (21 forwards and 10 backwards for 10 steps):
         `reference`. A look's logits are the next step's: `minimal` runs it once (11 and 10) with the same result.

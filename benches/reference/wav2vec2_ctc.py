@@ -4,17 +4,17 @@ Written from the papers and the authors' published settings (Lin, Li, Lee, Inter
 that changes numbers): see each function.
 """
 
+import contextlib
 import json
 
+import safetensors.torch
 import torch
 import transformers
 from torch import nn
 
-from suta import Suta
-from whisper_ctc import BLANK
+from suta import Suta, leads_over_blank
+from whisper_ctc import BLANK, SYMBOLS
 
-# wav2vec2-base-960h's 32 symbols, in its order.
-SYMBOLS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
 CHOICES = ["layer-norm", "layer-norm+feature", "compat", "all"]
 PREPROCESSOR = {
     "feature_extractor_type": "Wav2Vec2FeatureExtractor",
@@ -47,6 +47,18 @@ def save_directory(model, out):
     ]:
         (out / name).write_text(json.dumps(value, indent=1) + "\n")
     (out / "generation_config.json").unlink(missing_ok=True)
+
+
+def save_golden(tensors, path, metadata):
+    """safetensors writes metadata in an order that changes from run to run. Here it goes by name, so that the same
+    tensors are the same file."""
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    file = safetensors.torch.save(tensors, metadata)
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length]) | {"__metadata__": dict(sorted(metadata.items()))}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + file[8 + length :])
 
 
 def load(directory):
@@ -124,7 +136,8 @@ class FamilySuta(Suta):
 
 class Sdpl(FamilySuta):
     """Pseudo-label CTC: the source model's own greedy labels, taken once before the first step, as CTC's target; Adam
-    at 1e-4, layer norms. The authors' softmax runs over time instead of over the symbols: `over_time` keeps that."""
+    at 1e-4, layer norms. The authors' softmax runs over time instead of over the symbols: `over_time` keeps that. Not
+    kept: their code takes the labels anew at each step, from the text, so without the symbols in angle brackets."""
 
     def __init__(self, model, target, over_time, steps=10, lr=1e-4):
         super().__init__(model, "layer-norm", steps, lr)
@@ -143,6 +156,19 @@ def sdpl_loss(logits, target, over_time):
     log_probabilities = logits.log_softmax(dim=0 if over_time else 1)[:, None]
     lengths = torch.tensor([len(logits)]), torch.tensor([target.shape[1]])
     return nn.functional.ctc_loss(log_probabilities, target, *lengths, blank=BLANK, reduction="mean")
+
+
+@contextlib.contextmanager
+def watch_leads(model):
+    """A list that gets, at each forward, how near the frame nearest to it is to turning blank or not."""
+    closest = []
+    hook = model.register_forward_hook(
+        lambda _, __, out: closest.append(leads_over_blank(out.logits[0].detach()).abs().min().item())
+    )
+    try:
+        yield closest
+    finally:
+        hook.remove()
 
 
 def continual_suta(model, utterances, lr):
@@ -194,11 +220,6 @@ def randomise(model, generator, deep=False):
                 gain = 3.0 if "q_proj" in name or "k_proj" in name else 0.4
             value = normal(parameter.shape, gain * parameter[0].numel() ** -0.5)
         parameter.copy_(value)
-
-
-def leads_over_blank(logits):
-    """How far each frame's best other symbol is above the blank, [T, V] -> [T]."""
-    return logits[:, 1:].amax(dim=-1) - logits[:, BLANK]
 
 
 @torch.no_grad()

@@ -21,6 +21,8 @@ RATE = 16_000
 N_FFT = 400
 HOP = 160
 BLANK = 0
+# wav2vec2-base-960h's 32 symbols, in its order.
+SYMBOLS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
 
 
 # --- Audio and features ------------------------------------------------------------------------------------------

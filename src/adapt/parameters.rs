@@ -38,6 +38,23 @@ impl Selection {
         };
         tensor.kind != Kind::Fixed && chosen && high_enough
     }
+
+    /// How often a tensor is updated a step. SUTA's published optimiser lists a tensor once for each module of the
+    /// feature extractor around it when that is chosen, and once as a layer norm when those are.
+    pub fn multiplicity(&self, tensor: &NamedTensor) -> u32 {
+        let (as_feature, as_layer_norm) = match self.choice {
+            ParameterChoice::LayerNorm => (0, 1),
+            ParameterChoice::Feature => (tensor.nesting, 0),
+            ParameterChoice::LayerNormAndFeature => (tensor.nesting, 1),
+            ParameterChoice::Bias | ParameterChoice::All => (0, 0),
+        };
+        let is_layer_norm = matches!(tensor.kind, Kind::LayerNormWeight | Kind::LayerNormBias);
+        match (self.with_multiplicity, is_layer_norm) {
+            (false, _) => 1,
+            (true, true) => (as_feature + as_layer_norm).max(1),
+            (true, false) => as_feature.max(1),
+        }
+    }
 }
 
 /// One adapted tensor's place.
@@ -91,11 +108,7 @@ impl<B: Backend> AdaptedParameters<B> {
             adapted.push(Adapted {
                 tensor: tensor.clone(),
                 range,
-                multiplicity: if selection.with_multiplicity {
-                    tensor.multiplicity
-                } else {
-                    1
-                },
+                multiplicity: selection.multiplicity(tensor),
             });
         }
         let mut store = Self {

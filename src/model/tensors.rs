@@ -64,9 +64,8 @@ pub struct NamedTensor {
     pub kind: Kind,
     /// Where it is.
     pub place: Place,
-    /// How often SUTA's published optimiser lists it under layer-norm+feature: once for each module of the feature
-    /// extractor around it, and once more as a layer norm.
-    pub multiplicity: u32,
+    /// How many of the feature extractor's modules surround it.
+    pub nesting: u32,
     /// The operand that holds it.
     pub operand: OperandId,
     /// Its values inside the operand.
@@ -214,13 +213,12 @@ impl<'a> WeightsBuilder<'a> {
                 Piece::Tensor(name, shape, kind, layout) => {
                     let values = NamedTensor::from_checkpoint_order(*layout, shape, self.read(name, shape)?);
                     let from = self.values.len() - start;
-                    let as_layer_norm = matches!(kind, Kind::LayerNormWeight | Kind::LayerNormBias) as u32;
                     self.tensors.push(NamedTensor {
                         name: (*name).into(),
                         shape: shape.to_vec(),
                         kind: *kind,
                         place: self.place,
-                        multiplicity: (self.nesting + as_layer_norm).max(1),
+                        nesting: self.nesting,
                         operand: id,
                         range: from..from + values.len(),
                         layout: *layout,
