@@ -29,7 +29,13 @@ pub fn ctc_loss(log_probabilities: &[f64], classes: usize, target: &[usize], bla
     let frames = log_probabilities.len() / classes;
     // The target with a blank before, between and after its symbols.
     let states = 2 * target.len() + 1;
-    let symbol = |state: usize| if state % 2 == 0 { blank } else { target[state / 2] };
+    let symbol = |state: usize| {
+        if state.is_multiple_of(2) {
+            blank
+        } else {
+            target[state / 2]
+        }
+    };
     // A path may skip a blank between two different symbols.
     let skips = |state: usize| state % 2 == 1 && state > 1 && symbol(state) != symbol(state - 2);
     let mut occupancy = vec![0.0; frames * classes];
@@ -42,8 +48,8 @@ pub fn ctc_loss(log_probabilities: &[f64], classes: usize, target: &[usize], bla
 
     // Forward: alpha[t, s] includes frame t's emission.
     let mut alpha = vec![never; frames * states];
-    for state in 0..states.min(2) {
-        alpha[state] = emission(0, state);
+    for (state, first) in alpha.iter_mut().enumerate().take(states.min(2)) {
+        *first = emission(0, state);
     }
     for frame in 1..frames {
         let (before, now) = alpha.split_at_mut(frame * states);
@@ -74,9 +80,7 @@ pub fn ctc_loss(log_probabilities: &[f64], classes: usize, target: &[usize], bla
 
     // Backward: beta excludes the frame's own emission, so alpha + beta counts each emission once.
     let mut beta = vec![never; states];
-    for state in states.saturating_sub(2)..states {
-        beta[state] = 0.0;
-    }
+    beta[states.saturating_sub(2)..].fill(0.0);
     for frame in (0..frames).rev() {
         if frame + 1 < frames {
             let next: Vec<f64> = (0..states)
@@ -225,8 +229,8 @@ mod tests {
             target in proptest::collection::vec(1usize..4, 0..3),
             over_time in any::<bool>(),
         ) {
-            let mut gradient = vec![0.0; 24];
-            let loss = |logits: &[f32]| pseudo_label_loss(logits, 4, &target, 0, over_time, &mut vec![0.0; 24]);
+            let mut gradient = [0.0; 24];
+            let loss = |logits: &[f32]| pseudo_label_loss(logits, 4, &target, 0, over_time, &mut [0.0; 24]);
             pseudo_label_loss(&values, 4, &target, 0, over_time, &mut gradient);
             for index in 0..values.len() {
                 let (mut above, mut below) = (values.clone(), values.clone());

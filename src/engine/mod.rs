@@ -10,7 +10,7 @@ mod shapes;
 
 pub use arena::{Arena, ArenaPlan, Slot};
 pub use shapes::{
-    AdamW, Attention, Conv1d, GroupedConv1d, Linear, ObjectiveTerms, ObjectiveValue, RelativeBias,
+    AdamW, Attention, BiasAndGradient, Conv1d, GroupedConv1d, Linear, ObjectiveTerms, ObjectiveValue, RelativeBias,
     RelativeBiasGradient, Rows,
 };
 
@@ -270,7 +270,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         &self,
         shape: Attention,
         qkv: Self::View<'_>,
-        bias: Option<(RelativeBias<Self::View<'_>>, RelativeBiasGradient<Self::ViewMut<'_>>)>,
+        bias: BiasAndGradient<Self::View<'_>, Self::ViewMut<'_>>,
         out: Self::View<'_>,
         log_sum_exp: Self::View<'_>,
         dout: Self::View<'_>,

@@ -124,6 +124,9 @@ pub struct RelativeBiasGradient<ViewMut> {
     pub table: Option<ViewMut>,
 }
 
+/// The relative bias of a backward pass and where its gradients go, where there is one.
+pub type BiasAndGradient<View, ViewMut> = Option<(RelativeBias<View>, RelativeBiasGradient<ViewMut>)>;
+
 /// Self-attention of one utterance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Attention {

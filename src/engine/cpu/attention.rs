@@ -8,7 +8,7 @@ use super::math::exp;
 use super::matmul::{Matrix, Target, product, product_into};
 use super::parallel::Shared;
 use super::simd::{Lanes, WIDTH, dot_body, sum_body, vectorised};
-use crate::engine::{Attention, RelativeBias, RelativeBiasGradient};
+use crate::engine::{Attention, BiasAndGradient, RelativeBias};
 
 /// Query rows handled at once. Every block packs all keys and values again, so small blocks, though they would stay in
 /// a second-level cache, cost more than they save: 192 rows measured best from 500 to 1500 frames.
@@ -177,7 +177,7 @@ pub(super) fn backward(
     backend: &CpuBackend,
     shape: Attention,
     qkv: &[f32],
-    bias: Option<(RelativeBias<&[f32]>, RelativeBiasGradient<&mut [f32]>)>,
+    bias: BiasAndGradient<&[f32], &mut [f32]>,
     out: &[f32],
     log_sum_exp: &[f32],
     dout: &[f32],

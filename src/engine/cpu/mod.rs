@@ -17,8 +17,8 @@ mod simd;
 mod weight_norm;
 
 use super::{
-    AdamW, Attention, Backend, Conv1d, EngineError, GroupedConv1d, Linear, ObjectiveTerms, ObjectiveValue,
-    RelativeBias, RelativeBiasGradient, Rows, Slot,
+    AdamW, Attention, Backend, BiasAndGradient, Conv1d, EngineError, GroupedConv1d, Linear, ObjectiveTerms,
+    ObjectiveValue, RelativeBias, Rows, Slot,
 };
 use std::ops::Range;
 
@@ -317,7 +317,7 @@ impl Backend for CpuBackend {
         &self,
         shape: Attention,
         qkv: &[f32],
-        bias: Option<(RelativeBias<&[f32]>, RelativeBiasGradient<&mut [f32]>)>,
+        bias: BiasAndGradient<&[f32], &mut [f32]>,
         out: &[f32],
         log_sum_exp: &[f32],
         dout: &[f32],

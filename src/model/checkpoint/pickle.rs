@@ -67,6 +67,9 @@ impl PickleCheckpoint {
     }
 }
 
+/// Reads a storage's bytes as f32.
+type Reader = fn(&[u8]) -> Vec<f32>;
+
 impl Checkpoint for PickleCheckpoint {
     fn shape(&self, name: &str) -> Option<&[usize]> {
         Some(&self.tensors.get(name)?.tensor.shape)
@@ -79,7 +82,7 @@ impl Checkpoint for PickleCheckpoint {
             .ok_or_else(|| ModelError::MissingTensor(name.into()))?;
         let data = &self.files[entry.file][entry.bytes.clone()];
         let tensor = &entry.tensor;
-        let (size, read): (usize, fn(&[u8]) -> Vec<f32>) = match &*tensor.storage.class {
+        let (size, read): (usize, Reader) = match &*tensor.storage.class {
             "FloatStorage" => (4, from_f32),
             "HalfStorage" => (2, from_f16),
             "BFloat16Storage" => (2, from_bf16),
