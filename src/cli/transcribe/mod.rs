@@ -5,7 +5,6 @@
 
 mod arguments;
 mod inputs;
-mod interrupt;
 mod journal;
 mod outputs;
 mod progress;

@@ -2,12 +2,12 @@
 
 use super::arguments::Arguments;
 use super::inputs::{self, Inputs};
-use super::interrupt::Interrupt;
 use super::outputs::OutputDir;
 use super::progress::{Progress, Start, Summary};
 use super::queue::Queue;
 use super::settings::{self, Settings};
 use super::worker::{self, Destination, Done, Event, Job, Outcome};
+use crate::cli::interrupt::Interrupt;
 use crate::cli::{Exit, Failure};
 use std::collections::BTreeMap;
 use std::io::{self, Write};

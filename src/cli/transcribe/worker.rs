@@ -1,12 +1,12 @@
 //! A worker: takes recordings from the queue and transcribes them in its own session, one after another.
 
 use super::inputs::{Input, Source};
-use super::interrupt::Interrupt;
 use super::journal::{Entry, Status};
 use super::outputs::{OutputDir, WriteError};
 use super::queue::Queue;
 use crate::adapt::Profile;
 use crate::audio::{AudioReader, SAMPLE_RATE, Segment};
+use crate::cli::interrupt::Interrupt;
 use crate::output::{Document, Format};
 use crate::{AdaptationConfig, Recognizer, Session, Transcript, VERSION};
 use std::fs::File;
