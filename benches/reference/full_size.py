@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 import transformers
-from safetensors.torch import save_file
 
 from wav2vec2_ctc import (
-    FamilySuta, balance_blank, greedy_text, leads_over_blank, load, multiplicities, normalise, randomise, save_directory,
+    FamilySuta, balance_blank, greedy_text, load, multiplicities, normalise, randomise, save_directory, save_golden,
+    watch_leads,
 )
 from whisper_ctc import RATE, read_audio
 
@@ -60,12 +60,9 @@ def main():
     golden |= {f"hidden.{n}": hidden[0] for n, hidden in enumerate(output.hidden_states)}
     texts = {"text": greedy_text(output.logits[0])}
     for choice in ("layer-norm+feature", "compat"):
-        closest = []
-        watch = model.register_forward_hook(
-            lambda _, __, out: closest.append(leads_over_blank(out.logits[0].detach()).abs().min().item())
-        )
-        result = FamilySuta(model, choice, STEPS, LR).adapt(values)
-        watch.remove()
+        with watch_leads(model) as closest:
+            result = FamilySuta(model, choice, STEPS, LR).adapt(values)
+        assert min(closest) > 1e-4, f"{choice}: a frame is blank or not by rounding alone"
         assert len(result.losses) == STEPS and result.losses[-1] < result.losses[0], result.losses
         for term in ("losses", "entropy", "mcc"):
             golden[f"{choice}.{term}"] = torch.tensor(getattr(result, term))
@@ -80,8 +77,7 @@ def main():
         "learning_rate": str(LR), "temperature": "2.5", "steps": str(STEPS),
         "multiplicity": json.dumps(multiplicities(model), sort_keys=True),
     }
-    tensors = {key: tensor.detach().contiguous().clone() for key, tensor in golden.items()}
-    save_file(tensors, arguments.out / "golden.safetensors", metadata)
+    save_golden(golden, arguments.out / "golden.safetensors", metadata)
 
 
 if __name__ == "__main__":

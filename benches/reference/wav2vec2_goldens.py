@@ -5,6 +5,7 @@ For each architecture a directory as transformers saves it, and beside the model
 in f32:
 
   samples, input_values           [samples] before and after the feature extractor's normalisation
+  conv_features                   [T, conv_dim] the convolutions' output, before the projection and its norm
   hidden.N                        [T, D] what enters layer N, and last the last layer's output (before any final norm)
   logits                          [T, V]
   blank.logits                    [T, V] with the blank's bias raised by 100: an all-blank utterance
@@ -15,7 +16,7 @@ for each SETTING of layer-norm, layer-norm+feature, compat (the same, listed as 
 and, but for `all`:
   SETTING.after{1,10}.NAME        every adapted tensor after the first and the tenth step
 for wav2vec2-base and -large, SDPL with softmax over the symbols (sdpl) and over time (sdpl-compat), layer norms:
-  sdpl.target                     [U]
+  sdpl.target                     [U] the source model's greedy labels, taken once and kept for all ten steps
   METHOD.{losses,adapted_logits}  Adam, lr 1e-4
   METHOD.dlogits                  [T, V] the gradient at the first step
 for wav2vec2-base, continual SUTA, one step an utterance, layer-norm+feature, lr 1e-3:
@@ -35,12 +36,11 @@ from pathlib import Path
 
 import torch
 import transformers
-from safetensors.torch import save_file
 from torch import nn
 
 from wav2vec2_ctc import (
-    CHOICES, FamilySuta, Sdpl, balance_blank, continual_suta, greedy_labels, greedy_text, leads_over_blank, load,
-    multiplicities, normalise, randomise, save_directory, sdpl_loss,
+    CHOICES, FamilySuta, Sdpl, balance_blank, continual_suta, greedy_labels, greedy_text, load, multiplicities,
+    normalise, randomise, save_directory, save_golden, sdpl_loss, watch_leads,
 )
 from whisper_ctc import BLANK
 
@@ -63,6 +63,8 @@ MODELS = {
 }
 SAMPLES = 12_345
 STEPS, LR = 10, 1e-3
+# Nearer than this, rounding alone decides whether a frame is blank.
+CLOSEST = 1e-4
 
 
 def waveform(count, generator):
@@ -88,7 +90,7 @@ class Trouble(Exception):
 
 def trajectory(suta, values, kept):
     """The terms of the loss, the final logits, and what is `kept` of every adapted tensor."""
-    tensors, closest = {}, []
+    tensors = {}
 
     def keep(step):
         for name, parameter in suta.parameters.items():
@@ -97,13 +99,10 @@ def trajectory(suta, values, kept):
             if step in (1, STEPS):
                 tensors[f"after{step}.{name}"] = parameter.detach().clone()
 
-    watch = suta.model.register_forward_hook(
-        lambda _, __, out: closest.append(leads_over_blank(out.logits[0].detach()).abs().min())
-    )
-    result = suta.adapt(values, keep)
-    watch.remove()
+    with watch_leads(suta.model) as closest:
+        result = suta.adapt(values, keep)
     suta.restore()
-    if result.guard or min(closest) < 1e-4 or result.losses[-1] >= result.losses[0]:
+    if result.guard or min(closest) < CLOSEST or result.losses[-1] >= result.losses[0]:
         raise Trouble
     # A trajectory that f32's rounding alone bends is no oracle: PyTorch's own must be the one f64 takes.
     exact = FamilySuta(copy.deepcopy(suta.model).double(), suta.choice, STEPS, LR).adapt(values.double())
@@ -120,6 +119,7 @@ def goldens(name, model, samples, values, generator):
         output = model(values[None], output_hidden_states=True)
         logits = output.logits[0]
         golden = {"samples": samples.float(), "input_values": values, "logits": logits}
+        golden["conv_features"] = model.base_model.feature_extractor(values[None])[0].T
         golden |= {f"hidden.{n}": hidden[0] for n, hidden in enumerate(output.hidden_states)}
         model.lm_head.bias[BLANK] += 100.0
         golden["blank.logits"] = model(values[None]).logits[0]
@@ -151,6 +151,8 @@ def goldens(name, model, samples, values, generator):
             sdpl = Sdpl(model, target, over_time)
             result = sdpl.adapt(values)
             sdpl.restore()
+            if result.guard or result.losses[-1] >= result.losses[0]:
+                raise Trouble
             golden[f"{method}.losses"] = torch.tensor(result.losses)
             golden[f"{method}.adapted_logits"] = result.after
             leaf = logits.clone().requires_grad_(True)
@@ -158,7 +160,10 @@ def goldens(name, model, samples, values, generator):
             golden[f"{method}.dlogits"] = leaf.grad
     if name == "wav2vec2-base":
         inputs = [normalise(waveform(count, generator)) for count in (6000, 9000, 7500)]
-        results = continual_suta(copy.deepcopy(model), inputs, LR)
+        with watch_leads(model) as closest:
+            results = continual_suta(model, inputs, LR)
+        if min(closest) < CLOSEST:
+            raise Trouble
         for n, (values, (_, after)) in enumerate(zip(inputs, results)):
             golden |= {f"csuta.input.{n}": values, f"csuta.logits.{n}": after}
         golden["csuta.losses"] = torch.tensor([loss for loss, _ in results])
@@ -183,8 +188,7 @@ def write_model(out, name, seed):
             "learning_rate": str(LR), "temperature": "2.5", "steps": str(STEPS),
             "multiplicity": json.dumps(multiplicities(model), sort_keys=True),
         }
-        save_file({key: tensor.detach().contiguous().clone() for key, tensor in sorted(golden.items())},
-                  directory / "golden.safetensors", metadata)
+        save_golden(golden, directory / "golden.safetensors", metadata)
         size = sum(path.stat().st_size for path in directory.iterdir()) / 1000
         losses = golden["layer-norm+feature.losses"]
         print(f"{name}: seed {seed + attempt}, {size:.0f} kB, loss {losses[0]:.4f} -> {losses[-1]:.4f}", flush=True)
@@ -216,7 +220,7 @@ def write_ctc_loss(out, seed):
             golden[f"{n}.dlogits"] = leaf.grad
     directory = out / "ctc-loss"
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(golden, directory / "golden.safetensors", {"torch": torch.__version__, "seed": str(seed)})
+    save_golden(golden, directory / "golden.safetensors", {"torch": torch.__version__, "seed": str(seed)})
 
 
 def main():
