@@ -7,6 +7,7 @@ pub mod cli;
 pub mod decode;
 pub mod engine;
 pub mod eval;
+pub mod hub;
 pub mod model;
 pub mod output;
 mod recognizer;
