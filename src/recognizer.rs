@@ -152,13 +152,7 @@ impl Recognizer {
 
     /// SUTA with the settings chosen for this model on data (its adaptation.json), or the paper's where nobody chose.
     pub fn default_adaptation(&self) -> AdaptationConfig {
-        let (preset, paper) = (&self.loaded.preset, AdaptationConfig::paper());
-        AdaptationConfig {
-            learning_rate: preset.learning_rate.unwrap_or(paper.learning_rate),
-            parameters: preset.parameters.unwrap_or(paper.parameters),
-            steps: preset.steps.unwrap_or(paper.steps),
-            ..paper
-        }
+        self.loaded.preset.adaptation()
     }
 
     /// The longest utterance that the model takes at once, in seconds; infinite where nothing but memory limits it.

@@ -19,7 +19,7 @@ pub struct Selection {
 
 impl Selection {
     /// Whether a tensor moves, in a model of `layers` layers.
-    fn includes(&self, tensor: &NamedTensor, layers: usize) -> bool {
+    pub fn includes(&self, tensor: &NamedTensor, layers: usize) -> bool {
         let layer_norm = matches!(tensor.kind, Kind::LayerNormWeight | Kind::LayerNormBias);
         let feature = tensor.place == Place::Feature;
         let chosen = match self.choice {

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod interrupt;
+mod models;
 mod transcribe;
 
 use clap::{Parser, Subcommand};
@@ -28,6 +29,8 @@ struct CommandLine {
 enum Command {
     /// Transcribe recordings, adapting the model to each utterance.
     Transcribe(Box<transcribe::Arguments>),
+    /// Inspect, list and fetch models.
+    Models(models::Arguments),
     /// Tell what this build can do on this machine, for you and for a bug report.
     Doctor(doctor::Arguments),
 }
@@ -78,6 +81,7 @@ impl Failure {
 pub fn main() -> ExitCode {
     let ended = match CommandLine::parse().command {
         Command::Transcribe(typed) => transcribe::run(*typed),
+        Command::Models(typed) => models::run(&typed),
         Command::Doctor(typed) => doctor::run(&typed),
     };
     match ended {

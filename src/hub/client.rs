@@ -26,9 +26,8 @@ pub(super) struct FileInfo {
     /// SHA-256 of the content, or SHA-1 of git's blob of it, hexadecimal.
     pub(super) etag: String,
     pub(super) size: u64,
-    /// Where the content is, and whether that is the hub itself.
+    /// Where the content is.
     location: String,
-    is_hub: bool,
 }
 
 #[derive(Deserialize)]
@@ -47,12 +46,11 @@ impl Client {
         let endpoint = std::env::var("HF_ENDPOINT")
             .ok()
             .filter(|endpoint| !endpoint.is_empty());
-        let saved = || {
-            let home = super::variable("HF_HOME")
-                .or_else(|| std::env::home_dir().map(|home| home.join(".cache/huggingface")))?;
-            std::fs::read_to_string(home.join("token")).ok()
-        };
-        let token = std::env::var("HF_TOKEN").ok().or_else(saved);
+        let saved = || std::fs::read_to_string(super::home()?.join("token")).ok();
+        let token = std::env::var("HF_TOKEN")
+            .ok()
+            .filter(|token| !token.is_empty())
+            .or_else(saved);
         Self::new(endpoint.as_deref().unwrap_or("https://huggingface.co"), token)
     }
 
@@ -76,9 +74,15 @@ impl Client {
         }
     }
 
-    fn get(&self, url: &str, is_hub: bool, from: u64) -> Result<Response<Body>, HubError> {
+    /// Whether a place is the hub's own: nobody else may see the token.
+    fn is_hub(&self, url: &str) -> bool {
+        url.strip_prefix(&self.endpoint)
+            .is_some_and(|rest| rest.starts_with('/'))
+    }
+
+    fn get(&self, url: &str, from: u64) -> Result<Response<Body>, HubError> {
         let mut request = self.agent.get(url);
-        if let (Some(token), true) = (&self.token, is_hub) {
+        if let (Some(token), true) = (&self.token, self.is_hub(url)) {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
         if from > 0 {
@@ -92,11 +96,27 @@ impl Client {
         })
     }
 
+    /// The same, going on to wherever the answer says; the place where it ended comes with it.
+    fn follow(&self, mut url: String, from: u64) -> Result<(String, Response<Body>), HubError> {
+        for _ in 0..MOST_REDIRECTS {
+            let response = self.get(&url, from)?;
+            let status = response.status().as_u16();
+            if let (300..=399, Some(to)) = (status, text(response.headers(), "location")) {
+                url = absolute(&url, to);
+                continue;
+            }
+            check_status(&url, status)?;
+            return Ok((url, response));
+        }
+        Err(too_many_redirections(url))
+    }
+
     /// The names of a repository's files.
     pub(super) fn files(&self, name: &RepoName, revision: &str) -> Result<Vec<String>, HubError> {
+        let revision = percent_encoded(revision);
         let url = format!("{}/api/models/{name}/revision/{revision}", self.endpoint);
-        let response = self.get(&url, true, 0)?;
-        check_status(&url, response.status().as_u16())?;
+        // A renamed repository is answered with where it is now.
+        let (url, response) = self.follow(url, 0)?;
         let mut text = Vec::new();
         let body = response
             .into_body()
@@ -116,11 +136,12 @@ impl Client {
 
     /// What the hub says of a file.
     pub(super) fn info(&self, name: &RepoName, revision: &str, file: &str) -> Result<FileInfo, HubError> {
+        let (revision, file) = (percent_encoded(revision), percent_encoded(file));
         let mut url = format!("{}/{name}/resolve/{revision}/{file}", self.endpoint);
         for _ in 0..MOST_REDIRECTS {
-            let response = self.get(&url, true, 0)?;
+            let response = self.get(&url, 0)?;
             let (status, headers) = (response.status().as_u16(), response.headers());
-            let location = text(headers, "location").map(|to| self.absolute(&url, to));
+            let location = text(headers, "location").map(|to| absolute(&url, to));
             let linked = text(headers, "x-linked-etag");
             // A renamed repository: ask again there.
             if let (300..=399, Some(to), None) = (status, &location, linked) {
@@ -153,44 +174,49 @@ impl Client {
                 size: size
                     .and_then(|size| size.parse().ok())
                     .ok_or_else(|| answer("the answer states no size"))?,
-                is_hub: location.is_none(),
                 location: location.unwrap_or_else(|| url.clone()),
             });
         }
-        Err(HubError::Answer {
-            url,
-            reason: "too many redirections".into(),
-        })
+        Err(too_many_redirections(url))
     }
 
     /// A file's content from a byte on, and whether the server did start there.
-    pub(super) fn content(&self, info: &FileInfo, from: u64) -> Result<(impl Read + use<>, bool), HubError> {
-        let (mut url, mut is_hub) = (info.location.clone(), info.is_hub);
-        for _ in 0..MOST_REDIRECTS {
-            let response = self.get(&url, is_hub, from)?;
-            let status = response.status().as_u16();
-            if let (300..=399, Some(to)) = (status, text(response.headers(), "location")) {
-                url = self.absolute(&url, to);
-                is_hub = false;
-                continue;
-            }
-            check_status(&url, status)?;
-            return Ok((response.into_body().into_reader(), status == 206));
-        }
-        Err(HubError::Answer {
-            url,
-            reason: "too many redirections".into(),
-        })
+    pub(super) fn content(&self, info: &FileInfo, from: u64) -> Result<(impl Read + Send + use<>, bool), HubError> {
+        let (_, response) = self.follow(info.location.clone(), from)?;
+        let start = text(response.headers(), "content-range")
+            .and_then(|range| range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok());
+        let continues = response.status().as_u16() == 206 && start == Some(from);
+        Ok((response.into_body().into_reader(), continues))
     }
+}
 
-    fn absolute(&self, base: &str, to: &str) -> String {
-        if !to.starts_with('/') {
-            return to.into();
-        }
-        let scheme = base.find("://").map_or(0, |at| at + 3);
-        let host = base[scheme..].find('/').map_or(base.len(), |at| scheme + at);
-        format!("{}{to}", &base[..host])
+/// Where an answer from `base` leads to.
+fn absolute(base: &str, to: &str) -> String {
+    let scheme = base.find("://").map_or(0, |at| at + 3);
+    if to.starts_with("//") {
+        return format!("{}{}", &base[..scheme.saturating_sub(2)], to);
     }
+    if !to.starts_with('/') {
+        return to.into();
+    }
+    let host = base[scheme..].find('/').map_or(base.len(), |at| scheme + at);
+    format!("{}{to}", &base[..host])
+}
+
+fn too_many_redirections(url: String) -> HubError {
+    HubError::Answer {
+        url,
+        reason: "too many redirections".into(),
+    }
+}
+
+/// One segment of a URL's path.
+fn percent_encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

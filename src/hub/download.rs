@@ -8,6 +8,12 @@ use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+/// How often a download looks up from waiting for bytes, and how long it waits for any.
+const LOOK_UP: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Files beside the weights, fetched where there are.
 const SMALL_FILES: [&str; 8] = [
@@ -40,11 +46,15 @@ pub fn pull(
     revision: &str,
     progress: &mut dyn Progress,
 ) -> Result<Option<PathBuf>, HubError> {
+    super::check_revision(revision)?;
     let listed = client.files(name, revision)?;
     let files = wanted(&listed).ok_or_else(|| HubError::NoModel(name.to_string()))?;
     let repo = cache.repo(name);
     let mut snapshot = None;
     for file in files {
+        if progress.is_interrupted() {
+            return Ok(None);
+        }
         let info = client.info(name, revision, file)?;
         let blob = repo.join("blobs").join(&info.etag);
         if !fetch(client, &info, file, &blob, progress)? {
@@ -140,28 +150,35 @@ fn fetch(
     }
     progress.begin(name, info.size, here);
     if here < info.size {
-        let (mut content, continues) = client.content(info, here)?;
+        let (content, continues) = client.content(info, here)?;
         if here > 0 && !continues {
             here = restart(&mut file, &mut checksum, info).map_err(disk())?;
             progress.begin(name, info.size, here);
         }
-        let mut buffer = vec![0; 1 << 16];
+        let arriving = read_aside(content);
+        let broken = |reason: String| HubError::Unreachable {
+            url: name.into(),
+            reason,
+        };
+        let mut waiting_since = Instant::now();
         while here < info.size {
             if progress.is_interrupted() {
+                file.sync_all().map_err(disk())?;
                 return Ok(false);
             }
-            let count = content.read(&mut buffer).map_err(|error| HubError::Unreachable {
-                url: name.into(),
-                reason: error.to_string(),
-            })?;
-            if count == 0 {
-                return Err(HubError::Unreachable {
-                    url: name.into(),
-                    reason: format!("it broke off after {here} of {} bytes", info.size),
-                });
-            }
+            let piece = match arriving.recv_timeout(LOOK_UP) {
+                Ok(piece) => piece.map_err(|error| broken(error.to_string()))?,
+                Err(RecvTimeoutError::Timeout) if waiting_since.elapsed() < PATIENCE => continue,
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(broken(format!("nothing arrived for {} s", PATIENCE.as_secs())));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(broken(format!("it broke off after {here} of {} bytes", info.size)));
+                }
+            };
+            waiting_since = Instant::now();
             // A server that sends more than it said is stopped at what it said.
-            let part = &buffer[..count.min((info.size - here) as usize)];
+            let part = &piece[..piece.len().min((info.size - here) as usize)];
             file.write_all(part).map_err(disk())?;
             checksum.add(part);
             here += part.len() as u64;
@@ -180,6 +197,29 @@ fn fetch(
     file.sync_all().map_err(disk())?;
     std::fs::rename(&partial, blob).map_err(HubError::disk(blob))?;
     Ok(true)
+}
+
+/// Reads on a thread of its own, so that a silent server keeps nobody from noticing Ctrl-C.
+fn read_aside(mut content: impl Read + Send + 'static) -> Receiver<std::io::Result<Vec<u8>>> {
+    let (pieces, arriving) = sync_channel(4);
+    std::thread::spawn(move || {
+        loop {
+            let mut buffer = vec![0; 1 << 16];
+            let piece = match content.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => {
+                    buffer.truncate(count);
+                    Ok(buffer)
+                }
+                Err(error) => Err(error),
+            };
+            let failed = piece.is_err();
+            if pieces.send(piece).is_err() || failed {
+                return;
+            }
+        }
+    });
+    arriving
 }
 
 fn restart(file: &mut File, checksum: &mut Checksum, info: &FileInfo) -> std::io::Result<u64> {

@@ -3,11 +3,13 @@
 //! `models--ORG--NAME/` holds `blobs/ETAG` (contents by checksum), `refs/REVISION` (the commit it stands for) and
 //! `snapshots/COMMIT/FILE` (links to blobs): what Python's huggingface_hub reads and writes too.
 
+mod cached;
 #[cfg(feature = "hub")]
 mod client;
 #[cfg(feature = "hub")]
 mod download;
 
+pub use cached::{Cached, State};
 #[cfg(feature = "hub")]
 pub use client::Client;
 #[cfg(feature = "hub")]
@@ -24,6 +26,9 @@ pub enum HubError {
     /// A name that is no `ORG/NAME`.
     #[error("`{0}` is no model's name; names look like facebook/wav2vec2-base-960h")]
     Name(String),
+    /// A revision that cannot be one.
+    #[error("`{0}` is no revision; give a branch, a tag or a commit, such as main")]
+    Revision(String),
     /// There is nowhere to put the cache.
     #[error("there is no home directory for the model cache; set HF_HOME")]
     NoHome,
@@ -131,32 +136,39 @@ pub struct Cache {
     root: PathBuf,
 }
 
-/// A model in the cache.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cached {
-    /// Its name on the hub.
-    pub name: RepoName,
-    /// The directory with its files.
-    pub path: PathBuf,
-    /// Bytes of its files.
-    pub bytes: u64,
-}
-
 fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name)
         .filter(|value| !value.is_empty())
         .map(PathBuf::from)
 }
 
+/// Hugging Face's directory: HF_HOME, XDG_CACHE_HOME/huggingface, or ~/.cache/huggingface.
+fn home() -> Option<PathBuf> {
+    let user = || std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+    variable("HF_HOME")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|path| path.join("huggingface")))
+        .or_else(|| user().map(|path| path.join(".cache/huggingface")))
+}
+
+/// A revision becomes part of a path and of a URL.
+fn check_revision(revision: &str) -> Result<(), HubError> {
+    let good = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-+".contains(c))
+    };
+    if revision.split('/').all(good) {
+        Ok(())
+    } else {
+        Err(HubError::Revision(revision.into()))
+    }
+}
+
 impl Cache {
-    /// Where the environment puts it: HF_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub, or
-    /// ~/.cache/huggingface/hub.
+    /// Where the environment puts it: HF_HUB_CACHE, or `hub` in HF_HOME, in XDG_CACHE_HOME/huggingface, or in
+    /// ~/.cache/huggingface.
     pub fn standard() -> Result<Self, HubError> {
-        let home = || std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
-        let root = variable("HF_HUB_CACHE")
-            .or_else(|| variable("HF_HOME").map(|path| path.join("hub")))
-            .or_else(|| variable("XDG_CACHE_HOME").map(|path| path.join("huggingface/hub")))
-            .or_else(|| home().map(|path| path.join(".cache/huggingface/hub")));
+        let root = variable("HF_HUB_CACHE").or_else(|| home().map(|path| path.join("hub")));
         root.map(|root| Self { root }).ok_or(HubError::NoHome)
     }
 
@@ -170,7 +182,6 @@ impl Cache {
         &self.root
     }
 
-    #[cfg_attr(not(feature = "hub"), allow(dead_code))]
     fn repo(&self, name: &RepoName) -> PathBuf {
         self.root.join(name.folder())
     }
@@ -178,32 +189,10 @@ impl Cache {
     /// The directory of a model's files at a revision (a branch, a tag or a commit), when it is in the cache.
     pub fn snapshot(&self, name: &RepoName, revision: &str) -> Option<PathBuf> {
         let repo = self.repo(name);
-        if revision.contains("..") {
-            return None;
-        }
+        check_revision(revision).ok()?;
         let commit = std::fs::read_to_string(repo.join("refs").join(revision)).unwrap_or_else(|_| revision.into());
         let snapshot = repo.join("snapshots").join(commit.trim());
         (!commit.trim().is_empty() && !commit.contains(['/', '\\']) && snapshot.is_dir()).then_some(snapshot)
-    }
-
-    /// Every model whose main revision is here, by name.
-    pub fn models(&self) -> Vec<Cached> {
-        let entries = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
-        let mut models: Vec<Cached> = entries
-            .filter_map(|entry| {
-                let folder = entry.file_name().into_string().ok()?;
-                let name = RepoName::parse(&folder.strip_prefix("models--")?.replacen("--", "/", 1)).ok()?;
-                let path = self.snapshot(&name, MAIN)?;
-                let files = std::fs::read_dir(&path).ok()?.flatten();
-                let bytes = files
-                    .filter_map(|file| std::fs::metadata(file.path()).ok())
-                    .map(|m| m.len())
-                    .sum();
-                Some(Cached { name, path, bytes })
-            })
-            .collect();
-        models.sort_by(|a, b| a.name.0.cmp(&b.name.0));
-        models
     }
 }
 
@@ -245,8 +234,10 @@ mod tests {
         assert_eq!(cache.snapshot(&name, "abc"), Some(repo.join("snapshots/abc")));
         assert_eq!(cache.snapshot(&name, "../../.."), None);
         assert_eq!(cache.snapshot(&name, "other"), None);
-        let models = cache.models();
-        assert_eq!((models.len(), models[0].bytes), (1, 2));
-        assert!(Cache::at(&folder.path().join("nothing")).models().is_empty());
+        assert_eq!(cache.snapshot(&name, "/abc"), None);
+        for bad in ["", "..", "a//b", "/a", "a/../b", ".git", "a b"] {
+            assert!(check_revision(bad).is_err(), "{bad}");
+        }
+        assert!(check_revision("refs/pr/1").is_ok());
     }
 }

@@ -264,6 +264,13 @@ impl ModelConfig {
                 ("conv_stride", stride, 1_024),
             ])?;
         }
+        let per_frame = json
+            .conv_stride
+            .iter()
+            .try_fold(1usize, |all, stride| all.checked_mul(*stride));
+        if per_frame.is_none_or(|samples| samples > 1 << 20) {
+            return Err(invalid("conv_stride leaves less than a frame a minute"));
+        }
         let is_data2vec = architecture == "Data2VecAudioForCTC";
         let layer_norms = match json.feat_extract_norm.as_str() {
             _ if is_data2vec => true,
@@ -454,6 +461,17 @@ pub struct Preset {
 }
 
 impl Preset {
+    /// SUTA with these settings; the paper's where nobody chose.
+    pub fn adaptation(&self) -> crate::AdaptationConfig {
+        let paper = crate::AdaptationConfig::paper();
+        crate::AdaptationConfig {
+            learning_rate: self.learning_rate.unwrap_or(paper.learning_rate),
+            parameters: self.parameters.unwrap_or(paper.parameters),
+            steps: self.steps.unwrap_or(paper.steps),
+            ..paper
+        }
+    }
+
     /// Parses adaptation.json.
     pub fn parse(bytes: &[u8]) -> Result<Self, ModelError> {
         let preset: Self = serde_json::from_slice(bytes).map_err(|e| ModelError::invalid("adaptation.json", e))?;

