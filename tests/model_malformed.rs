@@ -157,8 +157,10 @@ fn damaged_directories() {
                 "weights that are not numbers",
                 |dir| {
                     let mut bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
-                    let len = bytes.len();
-                    bytes[len - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+                    let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+                    let names: Value = serde_json::from_slice(&bytes[8..8 + len]).unwrap();
+                    let place = names["lm_head.bias"]["data_offsets"][0].as_u64().unwrap() as usize;
+                    bytes[8 + len + place..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
                     write(dir, "model.safetensors", bytes);
                 },
                 "not finite numbers",
@@ -210,7 +212,7 @@ fn damaged_directories() {
                         config["hidden_size"] = 1_000_000_000_000u64.into()
                     })
                 },
-                "hidden_size",
+                "must be from 1 to",
             ),
             (
                 "absurdly many layers",
@@ -501,7 +503,7 @@ fn hostile_pickles() {
             (
                 "tuples in tuples",
                 |dir| {
-                    let program = [&b"\x80\x02"[..], &[b')'], &b"\x85".repeat(100_000), b"."].concat();
+                    let program = [&b"\x80\x02"[..], b")", &b"\x85".repeat(100_000), b"."].concat();
                     pickle(dir, &program, b"");
                 },
                 "nested too deeply",
@@ -544,7 +546,7 @@ fn hostile_pickles() {
     );
 }
 
-/// One storage of 64 kB under 10,000 names, each as long as a page: memory must follow the file, not their product.
+/// One storage of 64 kB set 50,000 times under a name of a megabyte: memory must follow the file, not their product.
 #[test]
 fn a_pickle_that_repeats_itself() {
     let folder = tempfile::tempdir().unwrap();
@@ -560,7 +562,7 @@ fn a_pickle_that_repeats_itself() {
     let tensor = single.windows(7).position(|window| window == b"ctorch.").unwrap();
     program.extend(&single[tensor..single.len() - 2]);
     program.extend(b"q\x02");
-    for _ in 0..100_000 {
+    for _ in 0..50_000 {
         program.extend(b"h\x01h\x02");
     }
     program.extend(b"u.");

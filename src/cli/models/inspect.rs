@@ -23,7 +23,8 @@ const CHOICES: [(&str, ParameterChoice); 5] = [
 /// `aurist models inspect`, as typed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-All weights are read and checked. Exit codes: 0 it can be loaded, 1 it cannot; what is wrong is said.")]
+All weights are read and checked.
+Exit codes: 0 it can be loaded, 1 it cannot, and what is wrong is said; 2 wrong usage.")]
 pub(super) struct Arguments {
     /// A model directory, or the name of a model in the Hugging Face cache [default: the bundled model].
     #[arg(value_name = "DIR|NAME")]
@@ -246,7 +247,7 @@ fn describe(report: &Report) -> String {
     }
     let unused = match report.unused_tensors {
         0 => String::new(),
-        count => format!(" ({count} more in the file are not used)"),
+        count => format!(" ({count} more in the file not used)"),
     };
     line(
         "parameters",

@@ -13,10 +13,10 @@ use std::io::{ErrorKind, Write};
 
 const EXAMPLES: &str = "\
 Examples:
-  aurist models pull wav2vec2-base-960h                        into the Hugging Face cache
-  aurist transcribe talk.wav -m facebook/wav2vec2-base-960h    from there
-  aurist models list                                           what is there
-  aurist models inspect my-model/                              what a directory is, or what is wrong with it";
+  aurist models pull wav2vec2-base-960h                      into the Hugging Face cache
+  aurist transcribe talk.wav -m facebook/wav2vec2-base-960h  from there
+  aurist models list                                         what is there
+  aurist models inspect my-model/                            what a directory is, or what is wrong";
 
 /// `aurist models`, as typed.
 #[derive(Debug, Args)]

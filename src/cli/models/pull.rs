@@ -12,9 +12,9 @@ NAME is ORG/NAME on the hub, or one of these short names:
   wavlm-libri-clean-100h-base-plus                       patrickvonplaten/...
   whisper-tiny.en, whisper-base.en                       openai/... (encoders; no CTC head)
 
-Only what aurist reads is fetched: the configuration, the vocabulary and one format of the weights. Every
-file's checksum is compared with the hub's. A pull that was interrupted goes on where it stopped. The
-directory is printed on standard output, progress on standard error.
+Only what aurist reads is fetched: the configuration, the vocabulary and one format of the
+weights. Every file's checksum is compared with the hub's. A pull that was interrupted goes on
+where it stopped. The directory is printed on standard output, progress on standard error.
 
 Environment, as Hugging Face's own tools read it:
   HF_HOME, HF_HUB_CACHE   where the cache is [default: ~/.cache/huggingface/hub]

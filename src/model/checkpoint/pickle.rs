@@ -164,8 +164,11 @@ impl Tensor {
     }
 }
 
-/// An archive's tensors: name, the storage's place in the file, the view.
-fn read_archive(bytes: &[u8]) -> Result<Vec<(Arc<str>, Range<usize>, Tensor)>, String> {
+/// A tensor of an archive: name, the storage's place in the file, the view.
+type Found = (Arc<str>, Range<usize>, Tensor);
+
+/// An archive's tensors.
+fn read_archive(bytes: &[u8]) -> Result<Vec<Found>, String> {
     let legacy = "it is no zip archive: files of PyTorch before 1.6 are not read; load it with a newer one and save it \
                   again, as model.safetensors if you can";
     let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(|_| legacy.to_string())?;
