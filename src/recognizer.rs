@@ -315,6 +315,8 @@ impl Session {
                 .map(|objective| objective.loss as f32)
                 .collect(),
             steps: episode.steps,
+            forwards: episode.forwards,
+            backwards: episode.backwards,
             guard,
             compute_seconds: 0.0,
             real_time_factor: 0.0,

@@ -50,6 +50,12 @@ pub struct Utterance {
     pub losses: Vec<f32>,
     /// Adaptation steps whose update was kept.
     pub steps: usize,
+    /// Forward passes computed, the source model's included; those after the first start at the lowest adapted layer.
+    #[serde(default)]
+    pub forwards: usize,
+    /// Backward passes computed.
+    #[serde(default)]
+    pub backwards: usize,
     /// Set when a safety guard acted.
     pub guard: Option<Guard>,
     /// Wall-clock seconds spent on this utterance.

@@ -15,6 +15,8 @@ fn utterance(text: &str, start: f64, end: f64, words: Vec<Word>) -> Utterance {
         entropy_after: Some(0.25),
         losses: vec![0.5, 0.4],
         steps: 2,
+        forwards: 3,
+        backwards: 2,
         guard: None,
         compute_seconds: 0.1,
         real_time_factor: 0.1,

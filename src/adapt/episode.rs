@@ -33,6 +33,10 @@ pub struct Episode {
     pub last: Option<ObjectiveValue>,
     /// Steps whose update was kept.
     pub steps: usize,
+    /// Forward passes computed: the first from the input, the others from the lowest adapted stage.
+    pub forwards: usize,
+    /// Backward passes computed, each from the logits to the lowest adapted stage.
+    pub backwards: usize,
     /// Set when a guard cut the adaptation short.
     pub guard: Option<Guard>,
 }
@@ -84,6 +88,7 @@ impl<B: Backend> Adapter<B> {
             frames: activations.output_frames(),
             adapted_logits: source_logits.clone(),
             source_logits,
+            forwards: 1,
             ..Episode::default()
         };
         let settings = AdamW::suta(self.config.learning_rate);
@@ -124,6 +129,7 @@ impl<B: Backend> Adapter<B> {
             self.parameters.zero_gradients(backend);
             self.model
                 .backward(backend, &mut self.parameters, &mut self.arena, &activations);
+            episode.backwards += 1;
             if !self.parameters.gradients_are_finite(backend) {
                 episode.guard = Some(Guard::NonFinite);
                 break;
@@ -132,6 +138,7 @@ impl<B: Backend> Adapter<B> {
             self.parameters.update(backend, &settings);
             self.model
                 .forward(backend, &self.parameters, &mut self.arena, &activations, lowest);
+            episode.forwards += 1;
         }
         Ok(episode)
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Raised when the same audio, model and settings would give other outputs than before, so that a resumed run
 /// does them again.
-const OUTPUT_SCHEMA: u32 = 1;
+const OUTPUT_SCHEMA: u32 = 2;
 /// More sessions than this by default would cost more memory than they save time.
 const MOST_DEFAULT_JOBS: usize = 8;
 
