@@ -29,6 +29,38 @@ pub enum Guard {
     Emptied,
 }
 
+/// Why a continual method's state went back to the source model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResetReason {
+    /// So many utterances were heard since the last time.
+    Fixed,
+    /// The detector of domain shifts fired.
+    Dynamic,
+    /// The entropy's moving average fell below its floor.
+    Collapse,
+    /// The state had become, or would have become, infinite or NaN.
+    NonFinite,
+}
+
+/// What a continual method did around one utterance.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Carried {
+    /// The utterance's place in its stream, from 1.
+    pub position: u64,
+    /// Optimizer steps behind the state that it was adapted to from; 0 is the source model.
+    pub updates: u64,
+    /// The mean loss of the slow update that followed it, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_loss: Option<f32>,
+    /// How far the buffer's improvement of the loss was from the domain's, in standard errors, where it was compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deviation: Option<f32>,
+    /// Why the state went back to the source model after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<ResetReason>,
+}
+
 /// One utterance: a stretch of speech recognised, and adapted to, as a unit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Utterance {
@@ -56,6 +88,9 @@ pub struct Utterance {
     /// Backward passes computed.
     #[serde(default)]
     pub backwards: usize,
+    /// What was carried into it and on from it, where the method is continual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carried: Option<Carried>,
     /// Set when a safety guard acted.
     pub guard: Option<Guard>,
     /// Wall-clock seconds spent on this utterance.

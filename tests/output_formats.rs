@@ -17,6 +17,7 @@ fn utterance(text: &str, start: f64, end: f64, words: Vec<Word>) -> Utterance {
         steps: 2,
         forwards: 3,
         backwards: 2,
+        carried: None,
         guard: None,
         compute_seconds: 0.1,
         real_time_factor: 0.1,
