@@ -46,6 +46,7 @@ fn with_document(transcript: &Transcript, f: impl Fn(&Document<'_>) -> String) -
         transcript,
         model: &model,
         settings: &AdaptationConfig::paper(),
+        stream: None,
         warnings: &[],
     })
 }

@@ -1,9 +1,10 @@
 //! What the arguments mean: checked against each other, with the defaults filled in.
 
 use super::arguments::{AdaptationArguments, Arguments, CompatChoice, Device, FormatChoice, MethodChoice};
+use super::streams::StreamBy;
 use crate::cli::{Failure, cores};
 use crate::output::Format;
-use crate::{AdaptationConfig, Compatibility, ModelInfo, Recognizer};
+use crate::{AdaptationConfig, Compatibility, ModelInfo, Recognizer, Reset};
 use std::path::{Path, PathBuf};
 
 /// Raised when the same audio, model and settings would give other outputs than before, so that a resumed run
@@ -45,6 +46,7 @@ impl Settings {
                 "--save-adapted needs adaptation: leave out --adapt none and --steps 0",
             ));
         }
+        check_continual(&typed.adaptation)?;
         Ok(Self {
             paths: typed.paths,
             model: typed.model,
@@ -62,12 +64,55 @@ impl Settings {
         self.paths.len() == 1 && self.paths.first().is_some_and(|path| !path.is_dir())
     }
 
-    /// Sessions at the same time, and the threads of each.
-    pub(super) fn parallelism(&self, files: usize) -> (usize, usize) {
+    /// Sessions at the same time for so many streams, and the threads of each.
+    pub(super) fn parallelism(&self, streams: usize) -> (usize, usize) {
         let cores = cores();
-        let jobs = self.jobs.unwrap_or(cores.min(MOST_DEFAULT_JOBS)).min(files).max(1);
+        let jobs = self.jobs.unwrap_or(cores.min(MOST_DEFAULT_JOBS)).min(streams).max(1);
         (jobs, (cores / jobs).max(1))
     }
+}
+
+/// The options of continual methods, against each other and the method.
+fn check_continual(typed: &AdaptationArguments) -> Result<(), Failure> {
+    let continual = typed.is_continual();
+    let dsuta = typed.adapt == Some(MethodChoice::Dsuta);
+    let needs = [
+        ("--reset", typed.reset.is_some(), dsuta, "--adapt dsuta"),
+        ("--buffer", typed.buffer.is_some(), dsuta, "--adapt dsuta"),
+        (
+            "--stochastic-restore",
+            typed.stochastic_restore.is_some(),
+            dsuta,
+            "--adapt dsuta",
+        ),
+        ("--state", typed.state.is_some(), continual, "--adapt csuta, dsuta or awmc"),
+        (
+            "--stream-by",
+            typed.stream_by.is_some(),
+            continual,
+            "--adapt csuta, dsuta or awmc",
+        ),
+    ];
+    if let Some((option, .., method)) = needs.iter().find(|(_, given, has, _)| *given && !has) {
+        return Err(Failure::usage(format_args!("{option} needs {method}")));
+    }
+    if continual && typed.save_adapted.is_some() {
+        return Err(Failure::usage(
+            "--save-adapted is for methods that start each utterance anew; a continual one keeps its stream with --state",
+        ));
+    }
+    let by_directory = typed.stream_by == Some(StreamBy::Directory);
+    if typed.state.is_some() && typed.stream_by.as_ref().is_some_and(|by| *by != StreamBy::All) {
+        return Err(Failure::usage(
+            "--state keeps one stream: leave out --stream-by, or keep the streams in an output directory (-o DIR)",
+        ));
+    }
+    if typed.reset == Some(Reset::Oracle) && by_directory {
+        return Err(Failure::usage(
+            "--reset oracle resets where the directory changes, which within --stream-by directory it never does",
+        ));
+    }
+    Ok(())
 }
 
 fn distinct_formats(choices: &[FormatChoice]) -> Vec<Format> {
@@ -91,6 +136,9 @@ pub(super) fn adaptation(typed: &AdaptationArguments, of_model: AdaptationConfig
     let mut config = match typed.adapt {
         Some(MethodChoice::None) => return AdaptationConfig::none(),
         Some(MethodChoice::Sdpl) => AdaptationConfig::sdpl(),
+        Some(MethodChoice::Awmc) => AdaptationConfig::awmc(),
+        Some(MethodChoice::Csuta) => with_learning_rate_of(AdaptationConfig::csuta(), &of_model, typed.paper),
+        Some(MethodChoice::Dsuta) => with_learning_rate_of(AdaptationConfig::dsuta(), &of_model, typed.paper),
         Some(MethodChoice::Suta) | None if typed.paper => AdaptationConfig::paper(),
         Some(MethodChoice::Suta) | None => of_model,
     };
@@ -99,10 +147,27 @@ pub(super) fn adaptation(typed: &AdaptationArguments, of_model: AdaptationConfig
     config.temperature = typed.temperature.unwrap_or(config.temperature);
     config.parameters = typed.parameters.unwrap_or(config.parameters);
     config.top_layers = typed.top_layers.map(usize::from);
-    if typed.compat == Some(CompatChoice::Suta) {
-        config.compatibility = Compatibility::Suta;
+    config.continual.reset = typed.reset.unwrap_or(config.continual.reset);
+    config.continual.buffer = typed.buffer.map_or(config.continual.buffer, usize::from);
+    config.continual.restore_probability = typed.stochastic_restore.unwrap_or(0.0);
+    match typed.compat {
+        Some(CompatChoice::Suta) => config.compatibility = Compatibility::Suta,
+        Some(CompatChoice::Dsuta) => config.compatibility = Compatibility::Dsuta,
+        None => {}
     }
     config
+}
+
+/// How fast and which tensors a model moves is its own; how many steps, the method's.
+fn with_learning_rate_of(method: AdaptationConfig, of_model: &AdaptationConfig, paper: bool) -> AdaptationConfig {
+    if paper {
+        return method;
+    }
+    AdaptationConfig {
+        learning_rate: of_model.learning_rate,
+        parameters: of_model.parameters,
+        ..method
+    }
 }
 
 /// The options typed that `--adapt none` leaves without effect.
