@@ -3,15 +3,15 @@
 tests/data/goldens/wav2vec2-base: what the Rust policies are compared with.
 
 CSUTA, DSUTA (Lin, Huang, Lee, EMNLP 2024) without reset, with a reset every 50 utterances, at the true boundaries, and
-with the dynamic reset; and AWMC (Lee et al., ASRU 2023) in eval mode, as later work ports it. Written from the papers
+with the dynamic reset (K 100 and 30); and AWMC (Lee et al., ASRU 2023) in eval mode, as later work ports it, with 3 steps. Written from the papers
 and from what the authors' published code does where that changes numbers.
 
 Writes tests/data/goldens/continual/golden.safetensors; for each POLICY of csuta, dsuta, dsuta-fixed, dsuta-oracle,
-dsuta-dynamic, dsuta-compat (the optimiser's duplicate entries kept), awmc:
+dsuta-dynamic, dsuta-dynamic-30, dsuta-compat (the optimiser's duplicate entries kept), awmc:
   POLICY.losses                   [N] the loss at each utterance's first step
   POLICY.final.NAME               every adapted tensor at the stream's end (DSUTA: the slow ones; AWMC: the chaser's)
   lm_head.bias                    [V] the model's own gives short noise one letter; see `balance`
-  POLICY.deviations               [..] the detector's, one a tested buffer (dsuta-dynamic)
+  POLICY.deviations               [..] the detector's, one a tested buffer (the dynamic ones)
 The metadata has each policy's texts (one JSON list), reset positions (utterances heard, counted from 1), settings and
 versions. The utterances are made by `utterance` from integers alone, here and in the Rust test alike.
 """
@@ -33,9 +33,9 @@ from suta import leads_over_blank, objective
 from wav2vec2_ctc import greedy_labels, greedy_text, listed_parameters, load, normalise, save_golden
 from whisper_ctc import BLANK
 
-UTTERANCES, TEMPERATURE = 240, 2.5
-BOUNDARIES = [45, 105, 215]  # a domain changes after so many utterances
-BUFFER, FAST_STEPS, WINDOW, PATIENCE, PERIOD = 5, 5, 100, 2, 50
+UTTERANCES, TEMPERATURE = 150, 2.5
+BOUNDARIES = [45, 105]  # a domain changes after so many utterances
+BUFFER, FAST_STEPS, PATIENCE, PERIOD = 5, 5, 2, 50
 ALPHA = 0.999
 MASK = (1 << 64) - 1
 
@@ -44,7 +44,7 @@ def utterance(n):
     """The samples [S] f32 of utterance n (from 0): stretches of integer noise, each smoothed over its own width and with
     its own level, around which a hum as loud as the domain has it."""
     domain = sum(n >= boundary for boundary in BOUNDARIES)
-    loudness, period = [(0, 100), (1, 37), (8, 211), (3, 16)][domain]
+    loudness, period = [(0, 100), (1, 37), (8, 211)][domain]
     count = 4000 + 400 * (n % 5)
     state = (n + 1) * 0x9E3779B97F4A7C15 & MASK
     samples = np.zeros(count, dtype=np.int64)
@@ -139,7 +139,7 @@ def csuta(model, stream, lr):
     return run, texts, losses, [], []
 
 
-def dsuta(model, stream, lr, reset, choose=unique):
+def dsuta(model, stream, lr, reset, choose=unique, window=100):
     run = Continual(model, lambda m: list(choose(m)), lr)
     start = domain = run.snapshot()
     texts, losses, resets, deviations = [], [], [], []
@@ -186,18 +186,18 @@ def dsuta(model, stream, lr, reset, choose=unique):
                 start = run.snapshot()
             buffer = []
         if reset == "dynamic":
-            if n == last + WINDOW // 2:
+            if n == last + window // 2:
                 domain = start
-            elif last + WINDOW // 2 < n < last + WINDOW:
+            elif last + window // 2 < n < last + window:
                 gathered.append(improvement(x))
-            if n == last + WINDOW:
-                assert len(gathered) == WINDOW // 2 - 1
+            if n == last + window:
+                assert len(gathered) == window // 2 - 1
                 model_of_loss, gathered = (statistics.mean(gathered), statistics.stdev(gathered)), []
     run.restore(start)
     return run, texts, losses, resets, deviations
 
 
-def awmc(model, stream, lr, steps=10):
+def awmc(model, stream, lr, steps=3):
     run = Continual(model, bias_and_norms, lr)
     source = run.source[0]
     moved = None  # the leader's distance from the source: an average that starts at zero and is not corrected for it
@@ -239,6 +239,7 @@ POLICIES = {
     "dsuta-fixed": lambda m, s, lr: dsuta(m, s, lr, "fixed"),
     "dsuta-oracle": lambda m, s, lr: dsuta(m, s, lr, "oracle"),
     "dsuta-dynamic": lambda m, s, lr: dsuta(m, s, lr, "dynamic"),
+    "dsuta-dynamic-30": lambda m, s, lr: dsuta(m, s, lr, "dynamic", window=30),
     "dsuta-compat": lambda m, s, lr: dsuta(m, s, lr, "none", dsuta_list),
     "awmc": lambda m, s, lr: awmc(m, s, lr),
 }
@@ -258,6 +259,7 @@ def main():
     root = Path(__file__).resolve().parents[2] / "tests/data/goldens"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lr", type=float, default=1e-4, help="learning rate (AWMC's is 10 times smaller)")
+    parser.add_argument("--check", action="store_true", help="that f64 gives the same texts and resets; twice the time")
     parser.add_argument("--dry-run", action="store_true", help="write nothing")
     parser.add_argument("policies", nargs="*", default=list(POLICIES), metavar="POLICY")
     arguments = parser.parse_args()
@@ -275,16 +277,16 @@ def main():
     for name in arguments.policies:
         lr = arguments.lr / 10 if name == "awmc" else arguments.lr
         run, texts, losses, resets, deviations = POLICIES[name](model, stream, lr)
-        # What f32's rounding alone would change is no oracle: f64 must give the same.
-        exact, *others = POLICIES[name](copy.deepcopy(model).double(), stream, lr)
-        drift = max((run.parameters[k] - v).abs().max().item() for k, v in exact.parameters.items())
         moved = max((run.source[0][k] - v).abs().max().item() for k, v in run.parameters.items())
-        same = others[0] == texts and others[2] == resets
         print(f"{name}: {len(set(texts))} texts, loss {np.mean(losses[:20]):.4f} -> {np.mean(losses[-20:]):.4f}, resets "
-              f"{resets}, deviations {[round(d, 1) for d in deviations]}, f64 {'agrees' if same else 'DIFFERS'}, "
-              f"parameters within {drift:.1e} of f64, moved {moved:.1e}", flush=True)
-        if not (same and drift < 1e-4) and not arguments.dry_run:
-            raise SystemExit(f"{name}: f32's rounding decides; choose another learning rate")
+              f"{resets}, deviations {[round(d, 2) for d in deviations]}, moved {moved:.1e}", flush=True)
+        if arguments.check:
+            # What f32's rounding alone would change is no oracle: f64 must give the same.
+            exact, *others = POLICIES[name](copy.deepcopy(model).double(), stream, lr)
+            drift = max((run.parameters[k] - v).abs().max().item() for k, v in exact.parameters.items())
+            if others[0] != texts or others[2] != resets or drift > 1e-4:
+                raise SystemExit(f"{name}: f32's rounding decides ({drift:.1e}); choose another learning rate")
+            print(f"  f64 agrees, parameters within {drift:.1e}", flush=True)
         golden[f"{name}.losses"] = torch.tensor(losses)
         if deviations:
             golden[f"{name}.deviations"] = torch.tensor(deviations)

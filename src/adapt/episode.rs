@@ -113,6 +113,12 @@ impl<B: Backend> Adapter<B> {
             source_logits,
             ..Episode::default()
         };
+        // Nothing can be learned from it, and nothing of it may be carried.
+        if episode.source_logits.iter().any(|logit| !logit.is_finite()) {
+            episode.guard = Some(Guard::NonFinite);
+            episode.forwards = stepper.take_passes().forwards;
+            return Ok(episode);
+        }
         let descent = Descent {
             config: &self.config,
             last_good: &mut self.last_good,

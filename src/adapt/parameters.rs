@@ -1,8 +1,8 @@
 //! The adapted tensors, in one flat store: values, gradients and AdamW's two moments side by side.
 
-use crate::{Compatibility, ParameterChoice};
 use crate::engine::{AdamW, Backend, EngineError, Slot};
 use crate::model::{Kind, NamedTensor, OperandId, Parameters, Place, Weights};
+use crate::{Compatibility, ParameterChoice};
 use std::ops::Range;
 use std::sync::Arc;
 

@@ -36,11 +36,7 @@ pub(super) struct Passes {
 
 impl<B: Backend> Bench<B> {
     /// Memory for the store; the arena grows with the first utterances.
-    pub(super) fn new(
-        backend: &B,
-        model: Arc<CtcModel<B>>,
-        config: &AdaptationConfig,
-    ) -> Result<Self, EngineError> {
+    pub(super) fn new(backend: &B, model: Arc<CtcModel<B>>, config: &AdaptationConfig) -> Result<Self, EngineError> {
         let steps = config.planned_steps();
         let selection = (steps > 0).then_some(Selection {
             choice: config.parameters,
@@ -200,7 +196,8 @@ impl<B: Backend> Stepper<'_, B> {
     /// Puts a gradient with respect to the logits, `[T, V]`, in the place of the objective's.
     pub(super) fn set_gradient(&mut self, dlogits: &[f32]) {
         let place = self.activations().dlogits();
-        self.backend.upload(dlogits, self.bench.arena.view_mut(self.backend, place));
+        self.backend
+            .upload(dlogits, self.bench.arena.view_mut(self.backend, place));
     }
 
     fn scale_gradient(&mut self, weight: f64) {

@@ -134,10 +134,20 @@ impl StreamState {
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
         for (name, tensor) in tensors.iter() {
             if let (Some(name), Dtype::F64) = (name.strip_prefix("statistic."), tensor.dtype()) {
-                let values = tensor.data().as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes));
+                let values = tensor
+                    .data()
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|bytes| f64::from_le_bytes(*bytes));
                 policy.statistics.insert(name.into(), values.collect());
             } else if let (Some(name), Dtype::F32) = (name.strip_prefix("tensor."), tensor.dtype()) {
-                let values = tensor.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+                let values = tensor
+                    .data()
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|bytes| f32::from_le_bytes(*bytes));
                 policy.tensors.insert(name.into(), values.collect());
             } else {
                 return Err(format!("{name} is unknown"));
@@ -150,7 +160,11 @@ impl StreamState {
         Ok(Self {
             model: entry("model")?,
             settings: entry("settings")?,
-            recordings: recordings.split(',').filter(|name| !name.is_empty()).map(String::from).collect(),
+            recordings: recordings
+                .split(',')
+                .filter(|name| !name.is_empty())
+                .map(String::from)
+                .collect(),
             policy,
         })
     }
@@ -185,8 +199,14 @@ mod tests {
         let read = StreamState::load(file.path()).unwrap();
         assert_eq!(read, state());
         read.check("model", &AdaptationConfig::dsuta()).unwrap();
-        assert!(matches!(read.check("another", &AdaptationConfig::dsuta()), Err(StreamError::Model)));
-        assert!(matches!(read.check("model", &AdaptationConfig::csuta()), Err(StreamError::Settings(_))));
+        assert!(matches!(
+            read.check("another", &AdaptationConfig::dsuta()),
+            Err(StreamError::Model)
+        ));
+        assert!(matches!(
+            read.check("model", &AdaptationConfig::csuta()),
+            Err(StreamError::Settings(_))
+        ));
     }
 
     #[test]

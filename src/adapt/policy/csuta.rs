@@ -54,7 +54,12 @@ impl<S> Csuta<S> {
 
 impl<B: Backend> Csuta<Snapshot<B>> {
     /// Adapts to the loaded utterance, which the source model has run on.
-    pub(in crate::adapt) fn run(&mut self, stepper: &mut Stepper<'_, B>, descent: Descent<'_, B>, episode: &mut Episode) {
+    pub(in crate::adapt) fn run(
+        &mut self,
+        stepper: &mut Stepper<'_, B>,
+        descent: Descent<'_, B>,
+        episode: &mut Episode,
+    ) {
         self.heard += 1;
         let mut reset = None;
         if self.updates > 0 && !start_from(stepper, &self.state, episode) {

@@ -237,3 +237,6 @@ impl<B: Backend> Dsuta<Snapshot<B>> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

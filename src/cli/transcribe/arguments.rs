@@ -258,7 +258,11 @@ fn reset(text: &str) -> Result<Reset, String> {
         Some((rule, value)) => (rule, Some(value)),
         None => (text, None),
     };
-    let count = |least: u64| value.and_then(|value| value.parse().ok()).filter(|count| *count >= least);
+    let count = |least: u64| {
+        value
+            .and_then(|value| value.parse().ok())
+            .filter(|count| *count >= least)
+    };
     let reset = match (rule, value) {
         ("none", None) => Some(Reset::None),
         ("oracle", None) => Some(Reset::Oracle),

@@ -85,7 +85,12 @@ fn check_continual(typed: &AdaptationArguments) -> Result<(), Failure> {
             dsuta,
             "--adapt dsuta",
         ),
-        ("--state", typed.state.is_some(), continual, "--adapt csuta, dsuta or awmc"),
+        (
+            "--state",
+            typed.state.is_some(),
+            continual,
+            "--adapt csuta, dsuta or awmc",
+        ),
         (
             "--stream-by",
             typed.stream_by.is_some(),

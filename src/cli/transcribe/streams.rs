@@ -217,9 +217,7 @@ impl Course {
         let most = self.heard.len().min(inputs.len());
         (1..=most)
             .rev()
-            .find(|count| {
-                is_end_of(&self.heard, *count) && all_done(&self.heard[..self.heard.len() - count], *count)
-            })
+            .find(|count| is_end_of(&self.heard, *count) && all_done(&self.heard[..self.heard.len() - count], *count))
             .unwrap_or(0)
     }
 
@@ -261,9 +259,9 @@ impl Course {
     /// Writes the state to its file, if it has one.
     pub(super) fn save(&self) -> Result<(), String> {
         match (&self.file, &self.state) {
-            (Some(file), Some(state)) => state.save(file).map_err(|error| {
-                format!("cannot write the stream's state {}: {error}", file.display())
-            }),
+            (Some(file), Some(state)) => state
+                .save(file)
+                .map_err(|error| format!("cannot write the stream's state {}: {error}", file.display())),
             _ => Ok(()),
         }
     }
@@ -281,7 +279,10 @@ fn key_after(settings_key: &str, heard: &[String]) -> String {
 
 /// The name of a stream's file in an output directory.
 pub(super) fn file_name(key: &str) -> String {
-    format!(".aurist-stream-{}.safetensors", &blake3::hash(key.as_bytes()).to_hex()[..16])
+    format!(
+        ".aurist-stream-{}.safetensors",
+        &blake3::hash(key.as_bytes()).to_hex()[..16]
+    )
 }
 
 #[cfg(test)]
@@ -298,11 +299,10 @@ mod tests {
     }
 
     fn keys(streams: &[Stream]) -> Vec<(&str, &[usize])> {
-        let key = |stream| {
-            let Stream { key, inputs } = stream;
-            (key.as_deref().unwrap_or("none"), inputs.as_slice())
-        };
-        streams.iter().map(key).collect()
+        streams
+            .iter()
+            .map(|stream| (stream.key.as_deref().unwrap_or_default(), stream.inputs.as_slice()))
+            .collect()
     }
 
     #[test]

@@ -179,7 +179,13 @@ fn follow(job: &Job, stream: &Stream, session: &mut Option<Session>, events: &Se
         // After a panic the session is in an unknown state; it is dropped with the unwinding.
         let mut mine = session.take();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let outcome = process(job, index, &mut mine, stream.key.as_deref().zip(course.as_mut()), events);
+            let outcome = process(
+                job,
+                index,
+                &mut mine,
+                stream.key.as_deref().zip(course.as_mut()),
+                events,
+            );
             (outcome, mine)
         }));
         let outcome = match outcome {
