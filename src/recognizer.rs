@@ -315,8 +315,10 @@ impl Session {
                 .map(|objective| objective.loss as f32)
                 .collect(),
             steps: episode.steps,
+            rollbacks: episode.rollbacks,
             forwards: episode.forwards,
             backwards: episode.backwards,
+            stopped: episode.stopped,
             guard,
             compute_seconds: 0.0,
             real_time_factor: 0.0,

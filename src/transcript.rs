@@ -29,6 +29,18 @@ pub enum Guard {
     Emptied,
 }
 
+/// Why fewer steps than planned were enough for an utterance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stopped {
+    /// The source model was sure of it: no step was taken. See [`AdaptationConfig::skip_confident`].
+    ///
+    /// [`AdaptationConfig::skip_confident`]: crate::AdaptationConfig::skip_confident
+    Confident,
+    /// The loss and the transcript changed no more. See [`Settled`](crate::Settled).
+    Settled,
+}
+
 /// One utterance: a stretch of speech recognised, and adapted to, as a unit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Utterance {
@@ -50,12 +62,20 @@ pub struct Utterance {
     pub losses: Vec<f32>,
     /// Adaptation steps whose update was kept.
     pub steps: usize,
+    /// Steps that were taken back: they raised the loss, or turned every frame blank. See [`AdaptationConfig::safeguard`].
+    ///
+    /// [`AdaptationConfig::safeguard`]: crate::AdaptationConfig::safeguard
+    #[serde(default)]
+    pub rollbacks: usize,
     /// Forward passes computed, the source model's included; those after the first start at the lowest adapted layer.
     #[serde(default)]
     pub forwards: usize,
     /// Backward passes computed.
     #[serde(default)]
     pub backwards: usize,
+    /// Set when fewer steps than planned were enough.
+    #[serde(default)]
+    pub stopped: Option<Stopped>,
     /// Set when a safety guard acted.
     pub guard: Option<Guard>,
     /// Wall-clock seconds spent on this utterance.

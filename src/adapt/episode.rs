@@ -4,7 +4,7 @@
 use super::{AdaptedParameters, Selection, Snapshot, greedy_labels, pseudo_label_loss};
 use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Rows};
 use crate::model::{Activations, CtcModel, KEEP_NOTHING};
-use crate::{AdaptationConfig, Compatibility, Guard, Method};
+use crate::{AdaptationConfig, Compatibility, Guard, Method, Settled, Stopped};
 use std::sync::Arc;
 
 /// One worker's adaptation state for one model: the store, the arena, the last good state.
@@ -33,12 +33,35 @@ pub struct Episode {
     pub last: Option<ObjectiveValue>,
     /// Steps whose update was kept.
     pub steps: usize,
+    /// Steps that were taken back, with [`AdaptationConfig::safeguard`].
+    pub rollbacks: usize,
     /// Forward passes computed: the first from the input, the others from the lowest adapted stage.
     pub forwards: usize,
     /// Backward passes computed, each from the logits to the lowest adapted stage.
     pub backwards: usize,
+    /// Set when fewer steps were taken than planned because no more were needed.
+    pub stopped: Option<Stopped>,
     /// Set when a guard cut the adaptation short.
     pub guard: Option<Guard>,
+}
+
+/// Watches for the end of change; see [`Settled`].
+struct Settling {
+    rule: Settled,
+    loss: f64,
+    labels: Vec<usize>,
+    /// Steps in a row without change.
+    steps: usize,
+}
+
+impl Settling {
+    /// Takes in what a kept step gave (or, first, the source model), and tells whether enough of them changed nothing.
+    fn has_settled(&mut self, loss: f64, labels: Vec<usize>) -> bool {
+        let unchanged = (loss - self.loss).abs() < self.rule.loss_change * self.loss.abs() && labels == self.labels;
+        self.steps = if unchanged { self.steps + 1 } else { 0 };
+        (self.loss, self.labels) = (loss, labels);
+        self.steps >= self.rule.steps.max(1)
+    }
 }
 
 impl<B: Backend> Adapter<B> {
@@ -69,7 +92,8 @@ impl<B: Backend> Adapter<B> {
     /// Recognises one utterance (log-mel frames `[frames, bands]`, or samples as the model wants them), adapting to it
     /// as configured. An input too short for a single output frame gives an empty episode.
     ///
-    /// Each step's logits serve the next step, so N steps cost N + 1 forward passes and N backward passes.
+    /// Each step's logits serve the next step, so N steps cost N + 1 forward passes and N backward passes; a step taken back
+    /// is tried again from the gradient that is still there, for a forward pass alone.
     pub fn run(&mut self, backend: &B, input: &[f32]) -> Result<Episode, EngineError> {
         let steps = self.config.planned_steps();
         // What lies below the lowest adapted stage is computed once, and nothing is kept of it.
@@ -91,7 +115,13 @@ impl<B: Backend> Adapter<B> {
             forwards: 1,
             ..Episode::default()
         };
-        let settings = AdamW::suta(self.config.learning_rate);
+        let mut settings = AdamW::suta(self.config.learning_rate);
+        let mut settling = self.config.stop_when_settled.map(|rule| Settling {
+            rule,
+            loss: f64::NAN,
+            labels: Vec::new(),
+            steps: 0,
+        });
         let target = match self.config.method {
             Method::Sdpl => {
                 let config = self.model.config();
@@ -104,13 +134,22 @@ impl<B: Backend> Adapter<B> {
             if self.config.method == Method::Sdpl {
                 objective.loss = self.pseudo_label_objective(backend, &activations, &target);
             }
-            let finite = objective.loss.is_finite();
-            if finite {
+            // Where every frame has become blank there is no entropy left, whatever the loss says.
+            let worse = |last: ObjectiveValue| {
+                objective.loss.is_nan() || objective.loss > last.loss || objective.non_blank_frames == 0
+            };
+            let taken_back = self.config.safeguard && episode.last.is_some_and(worse);
+            if taken_back {
+                // The kept state's logits and gradient are still there: only the step was too long.
+                self.parameters.restore(backend, &self.last_good);
+                episode.rollbacks += 1;
+                settings.learning_rate /= 2.0;
+            } else if objective.loss.is_finite() {
                 episode.first.get_or_insert(objective);
                 episode.last = Some(objective);
                 if step > 0 {
                     self.download_logits(backend, &activations, &mut episode.adapted_logits);
-                    episode.steps = step;
+                    episode.steps += 1;
                 }
             } else {
                 // The last update spoiled it; its logits are already the last good ones.
@@ -121,26 +160,43 @@ impl<B: Backend> Adapter<B> {
             if step == steps {
                 break;
             }
-            if objective.non_blank_frames == 0 {
-                episode.guard = Some(Guard::AllBlank);
-                break;
+            if !taken_back {
+                if objective.non_blank_frames == 0 {
+                    episode.guard = Some(Guard::AllBlank);
+                    break;
+                }
+                episode.stopped = self.no_need_to_go_on(&episode, settling.as_mut());
+                if episode.stopped.is_some() {
+                    break;
+                }
+                episode.objectives.push(objective);
+                self.parameters.zero_gradients(backend);
+                self.model
+                    .backward(backend, &mut self.parameters, &mut self.arena, &activations);
+                episode.backwards += 1;
+                if !self.parameters.gradients_are_finite(backend) {
+                    episode.guard = Some(Guard::NonFinite);
+                    break;
+                }
+                self.parameters.snapshot_into(backend, &mut self.last_good);
             }
-            episode.objectives.push(objective);
-            self.parameters.zero_gradients(backend);
-            self.model
-                .backward(backend, &mut self.parameters, &mut self.arena, &activations);
-            episode.backwards += 1;
-            if !self.parameters.gradients_are_finite(backend) {
-                episode.guard = Some(Guard::NonFinite);
-                break;
-            }
-            self.parameters.snapshot_into(backend, &mut self.last_good);
             self.parameters.update(backend, &settings);
             self.model
                 .forward(backend, &self.parameters, &mut self.arena, &activations, lowest);
             episode.forwards += 1;
         }
         Ok(episode)
+    }
+
+    /// Why no further step is needed after the last kept one, if that is so.
+    fn no_need_to_go_on(&self, episode: &Episode, settling: Option<&mut Settling>) -> Option<Stopped> {
+        let last = episode.last?;
+        if episode.steps == 0 && self.config.skip_confident.is_some_and(|below| last.entropy < below) {
+            return Some(Stopped::Confident);
+        }
+        let config = self.model.config();
+        let labels = || greedy_labels(&episode.adapted_logits, config.vocab_size, config.blank);
+        settling?.has_settled(last.loss, labels()).then_some(Stopped::Settled)
     }
 
     fn objective(&mut self, backend: &B, activations: &Activations) -> ObjectiveValue {
