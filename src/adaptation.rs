@@ -76,6 +76,35 @@ pub struct AdaptationConfig {
     /// Whether a published implementation's quirks are kept.
     #[serde(default, skip_serializing_if = "Compatibility::is_none")]
     pub compatibility: Compatibility,
+    /// Stop before the last step once loss and transcript have settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_when_settled: Option<Settled>,
+    /// Take no step where the source model's entropy over non-blank frames (nats, at `temperature`) is below this: the
+    /// utterance then costs one forward pass (a continual method's, two).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip_confident: Option<f64>,
+    /// Take back a step that raises the loss or turns every frame blank, and try it again at half the learning rate,
+    /// which then stays halved. Steps taken back count as steps.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub safeguard: bool,
+}
+
+/// When adaptation has settled: loss and greedy transcript changed no more for some steps in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The loss changed by less than this share of itself in a step.
+    pub loss_change: f64,
+    /// So many steps in a row, at least 1.
+    pub steps: usize,
+}
+
+impl Default for Settled {
+    fn default() -> Self {
+        Self {
+            loss_change: 0.01,
+            steps: 1,
+        }
+    }
 }
 
 /// Which published implementation's quirks are kept, where they change the numbers.
@@ -221,6 +250,16 @@ impl AdaptationConfig {
         }
     }
 
+    /// A setting of SUTA made cheaper: 3 steps at 3 times its learning rate in place of 10. Chosen on the bundled model;
+    /// docs/adaptation.md has what it was measured on.
+    pub fn fast(self) -> Self {
+        Self {
+            steps: 3,
+            learning_rate: 3.0 * self.learning_rate,
+            ..self
+        }
+    }
+
     /// Optimizer steps that will be tried.
     pub fn planned_steps(&self) -> usize {
         match self.method {
@@ -241,6 +280,9 @@ impl AdaptationConfig {
             top_layers: None,
             continual: ContinualConfig::default(),
             compatibility: Compatibility::None,
+            stop_when_settled: None,
+            skip_confident: None,
+            safeguard: false,
         }
     }
 }

@@ -343,9 +343,11 @@ impl Session {
                 .map(|objective| objective.loss as f32)
                 .collect(),
             steps: episode.steps,
+            rollbacks: episode.rollbacks,
             forwards: episode.forwards,
             backwards: episode.backwards,
             carried: episode.carried.clone(),
+            stopped: episode.stopped,
             guard,
             compute_seconds: 0.0,
             real_time_factor: 0.0,

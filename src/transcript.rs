@@ -56,9 +56,21 @@ pub struct Carried {
     /// How far the buffer's improvement of the loss was from the domain's, in standard errors, where it was compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deviation: Option<f32>,
-    /// Why the state went back to the source model after it.
+    /// Why the state went back to the source model: after the utterance, or (`non-finite`) before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset: Option<ResetReason>,
+}
+
+/// Why fewer steps than planned were enough for an utterance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stopped {
+    /// The source model was sure of it: no step was taken. See [`AdaptationConfig::skip_confident`].
+    ///
+    /// [`AdaptationConfig::skip_confident`]: crate::AdaptationConfig::skip_confident
+    Confident,
+    /// The loss and the transcript changed no more. See [`Settled`](crate::Settled).
+    Settled,
 }
 
 /// One utterance: a stretch of speech recognised, and adapted to, as a unit.
@@ -82,6 +94,11 @@ pub struct Utterance {
     pub losses: Vec<f32>,
     /// Adaptation steps whose update was kept.
     pub steps: usize,
+    /// Steps that were taken back: they raised the loss, or turned every frame blank. See [`AdaptationConfig::safeguard`].
+    ///
+    /// [`AdaptationConfig::safeguard`]: crate::AdaptationConfig::safeguard
+    #[serde(default)]
+    pub rollbacks: usize,
     /// Forward passes computed, the source model's included; those after the first start at the lowest adapted layer.
     #[serde(default)]
     pub forwards: usize,
@@ -91,6 +108,9 @@ pub struct Utterance {
     /// What was carried into it and on from it, where the method is continual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carried: Option<Carried>,
+    /// Set when fewer steps than planned were enough.
+    #[serde(default)]
+    pub stopped: Option<Stopped>,
     /// Set when a safety guard acted.
     pub guard: Option<Guard>,
     /// Wall-clock seconds spent on this utterance.

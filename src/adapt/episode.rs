@@ -6,7 +6,7 @@ use super::stepper::{Bench, Moves, Stepper};
 use super::{AdaptedParameters, Snapshot, greedy_labels};
 use crate::engine::{Backend, EngineError, ObjectiveValue};
 use crate::model::CtcModel;
-use crate::{AdaptationConfig, Carried, Guard, Method};
+use crate::{AdaptationConfig, Carried, Guard, Method, Settled, Stopped};
 use std::sync::Arc;
 
 /// One worker's adaptation state for one model: the store, the arena, the last good state, and what a continual policy
@@ -35,14 +35,37 @@ pub struct Episode {
     pub last: Option<ObjectiveValue>,
     /// Steps whose update was kept.
     pub steps: usize,
+    /// Steps that were taken back, with [`AdaptationConfig::safeguard`].
+    pub rollbacks: usize,
     /// Forward passes computed: the first from the input, the others from the lowest adapted stage.
     pub forwards: usize,
     /// Backward passes computed, each from the logits to the lowest adapted stage.
     pub backwards: usize,
+    /// Set when fewer steps were taken than planned because no more were needed.
+    pub stopped: Option<Stopped>,
     /// What a continual policy did around it.
     pub carried: Option<Carried>,
     /// Set when a guard cut the adaptation short.
     pub guard: Option<Guard>,
+}
+
+/// Watches for the end of change; see [`Settled`].
+struct Settling {
+    rule: Settled,
+    loss: f64,
+    labels: Vec<usize>,
+    /// Steps in a row without change.
+    steps: usize,
+}
+
+impl Settling {
+    /// Takes in what a kept step gave (or, first, the model before any), and tells whether enough of them changed nothing.
+    fn has_settled(&mut self, loss: f64, labels: Vec<usize>) -> bool {
+        let unchanged = (loss - self.loss).abs() < self.rule.loss_change * self.loss.abs() && labels == self.labels;
+        self.steps = if unchanged { self.steps + 1 } else { 0 };
+        (self.loss, self.labels) = (loss, labels);
+        self.steps >= self.rule.steps.max(1)
+    }
 }
 
 impl<B: Backend> Adapter<B> {
@@ -96,7 +119,8 @@ impl<B: Backend> Adapter<B> {
     /// Recognises one utterance (log-mel frames `[frames, bands]`, or samples as the model wants them), adapting to it
     /// as configured. An input too short for a single output frame gives an empty episode, and leaves no trace.
     ///
-    /// Each step's logits serve the next step, so N episodic steps cost N + 1 forward passes and N backward passes.
+    /// Each step's logits serve the next step, so N episodic steps cost N + 1 forward passes and N backward passes; a step
+    /// taken back is tried again from the gradient that is still there, for a forward pass alone.
     pub fn run(&mut self, backend: &B, input: &[f32]) -> Result<Episode, EngineError> {
         let mut stepper = self.bench.on(backend);
         let frames = stepper.load(input)?;
@@ -149,17 +173,34 @@ impl<B: Backend> Descent<'_, B> {
             Method::Sdpl => greedy_labels(&episode.source_logits, stepper.classes(), stepper.blank()),
             _ => Vec::new(),
         };
+        let mut optimizer = stepper.optimizer();
+        let mut settling = self.config.stop_when_settled.map(|rule| Settling {
+            rule,
+            loss: f64::NAN,
+            labels: Vec::new(),
+            steps: 0,
+        });
         for step in 0..=steps {
             let mut objective = stepper.objective();
             if self.config.method == Method::Sdpl {
                 objective.loss = stepper.pseudo_label(&target);
             }
-            if objective.loss.is_finite() {
+            // Where every frame has become blank there is no entropy left, whatever the loss says.
+            let worse = |last: ObjectiveValue| {
+                objective.loss.is_nan() || objective.loss > last.loss || objective.non_blank_frames == 0
+            };
+            let taken_back = self.config.safeguard && episode.last.is_some_and(worse);
+            if taken_back {
+                // The kept state's logits and gradient are still there: only the step was too long.
+                stepper.restore(self.last_good);
+                episode.rollbacks += 1;
+                optimizer.learning_rate /= 2.0;
+            } else if objective.loss.is_finite() {
                 episode.first.get_or_insert(objective);
                 episode.last = Some(objective);
                 if step > 0 {
                     stepper.download_logits(&mut episode.adapted_logits);
-                    episode.steps = step;
+                    episode.steps += 1;
                 }
             } else {
                 // The last update spoiled it; its logits are already the last good ones.
@@ -172,20 +213,41 @@ impl<B: Backend> Descent<'_, B> {
             if step == steps {
                 break;
             }
-            if objective.non_blank_frames == 0 {
-                episode.guard = Some(Guard::AllBlank);
-                break;
+            if !taken_back {
+                if objective.non_blank_frames == 0 {
+                    episode.guard = Some(Guard::AllBlank);
+                    break;
+                }
+                episode.stopped = self.no_need_to_go_on(stepper, episode, settling.as_mut());
+                if episode.stopped.is_some() {
+                    break;
+                }
+                episode.objectives.push(objective);
+                stepper.zero_gradients();
+                stepper.backward();
+                if !stepper.gradients_are_finite() {
+                    episode.guard = Some(Guard::NonFinite);
+                    break;
+                }
+                stepper.snapshot_into(self.last_good);
             }
-            episode.objectives.push(objective);
-            stepper.zero_gradients();
-            stepper.backward();
-            if !stepper.gradients_are_finite() {
-                episode.guard = Some(Guard::NonFinite);
-                break;
-            }
-            stepper.snapshot_into(self.last_good);
-            stepper.update();
+            stepper.update(&optimizer);
             stepper.forward();
         }
+    }
+
+    /// Why no further step is needed after the last kept one, if that is so.
+    fn no_need_to_go_on(
+        &self,
+        stepper: &Stepper<'_, B>,
+        episode: &Episode,
+        settling: Option<&mut Settling>,
+    ) -> Option<Stopped> {
+        let (first, last) = (episode.first?, episode.last?);
+        if episode.steps == 0 && self.config.skip_confident.is_some_and(|below| first.entropy < below) {
+            return Some(Stopped::Confident);
+        }
+        let labels = || greedy_labels(&episode.adapted_logits, stepper.classes(), stepper.blank());
+        settling?.has_settled(last.loss, labels()).then_some(Stopped::Settled)
     }
 }

@@ -225,8 +225,13 @@ impl<B: Backend> Stepper<'_, B> {
     }
 
     /// One optimizer step along the gradients, whatever they are.
-    pub(super) fn update(&mut self) {
-        self.bench.parameters.update(self.backend, &self.bench.optimizer);
+    pub(super) fn update(&mut self, optimizer: &AdamW) {
+        self.bench.parameters.update(self.backend, optimizer);
+    }
+
+    /// The optimizer's settings.
+    pub(super) fn optimizer(&self) -> AdamW {
+        self.bench.optimizer
     }
 
     /// Symbols of the output.
@@ -300,7 +305,7 @@ impl<B: Backend> Moves for Stepper<'_, B> {
     fn step(&mut self) -> bool {
         let finite = self.gradients_are_finite();
         if finite {
-            self.update();
+            self.update(&self.optimizer());
         }
         finite
     }

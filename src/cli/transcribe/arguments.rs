@@ -15,6 +15,7 @@ Examples:
   aurist transcribe recordings/ -o text/ -f txt,json  a directory; run it again to go on
   aurist transcribe talk.wav --adapt none             the source model as it is
   aurist transcribe talk.wav --paper                  with the settings of the SUTA paper
+  aurist transcribe recordings/ -o text/ --fast       most of the gain at a third of the cost
   aurist transcribe talk.wav -m wav2vec2-base-960h/   with another model
   aurist transcribe me.wav --save-adapted me.profile  a speaker's profile, to start from with
   aurist transcribe *.wav --load-adapted me.profile   --load-adapted
@@ -120,6 +121,25 @@ pub(super) struct AdaptationArguments {
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) top_layers: Option<u16>,
 
+    /// Stop before the last step once the loss changes by less than this share of itself in a step and the greedy
+    /// transcript stays the same [default where no number is given: 0.01].
+    #[arg(long, value_name = "CHANGE", num_args = 0..=1, require_equals = true, default_missing_value = "0.01",
+          value_parser = positive)]
+    pub(super) stop_when_settled: Option<f64>,
+
+    /// So many steps in a row without such a change, before it stops [default: 1].
+    #[arg(long, value_name = "K", requires = "stop_when_settled", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) settled_steps: Option<u16>,
+
+    /// Take no step where the source model is sure: the mean entropy of its non-blank frames (`entropy_before` in the
+    /// JSON, in nats) is below this.
+    #[arg(long, value_name = "ENTROPY", value_parser = positive, allow_negative_numbers = true)]
+    pub(super) skip_confident: Option<f64>,
+
+    /// Take back a step that raises the loss or turns every frame blank, and try it again at half the learning rate.
+    #[arg(long)]
+    pub(super) safeguard: bool,
+
     /// Keep a published implementation's quirks. suta: its optimiser lists the feature extractor's tensors two to
     /// five times, for as many updates a step; sdpl's softmax runs over time. dsuta: its optimiser's list.
     #[arg(long, value_name = "WHOSE", hide_possible_values = true)]
@@ -163,6 +183,11 @@ pub(super) struct AdaptationArguments {
     /// The SUTA paper's settings (lr 2e-5, layer-norm+feature, temperature 2.5, 10 steps); single options override.
     #[arg(long)]
     pub(super) paper: bool,
+
+    /// Most of the words' gain at under a third of the cost: fewer, larger steps (see docs/adaptation.md for what it
+    /// was measured on); single options override.
+    #[arg(long, conflicts_with = "paper")]
+    pub(super) fast: bool,
 }
 
 impl AdaptationArguments {
