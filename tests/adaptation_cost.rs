@@ -7,7 +7,7 @@ use aurist::audio::{Features, read_all};
 use aurist::engine::cpu::CpuBackend;
 use aurist::engine::{AdamW, Arena, ObjectiveTerms, Rows};
 use aurist::model::{CtcModel, OperandId, Parameters, Place};
-use aurist::{AdaptationConfig, ParameterChoice, Recognizer, Settled, Stopped};
+use aurist::{AdaptationConfig, Compatibility, ParameterChoice, Recognizer, Settled, Stopped};
 use common::repository;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -235,7 +235,7 @@ fn what_lies_below_the_adapted_layers_is_computed_once() {
         let selection = Selection {
             choice: ParameterChoice::LayerNorm,
             top_layers,
-            with_multiplicity: false,
+            compatibility: Compatibility::None,
         };
         let mut noted = Noted {
             store: AdaptedParameters::new(&backend, weights.clone(), Some(selection)).unwrap(),

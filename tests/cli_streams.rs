@@ -192,7 +192,7 @@ fn a_stream_in_a_file_is_one_stream_however_often_it_is_stopped() {
 }
 
 #[test]
-fn a_recording_that_fails_leaves_its_stream_as_it_was() {
+fn a_recording_that_fails_is_passed_over_by_its_stream() {
     let dir = tempfile::tempdir().expect("a directory");
     let library = library(dir.path(), &["a"], 3);
     let good = [
@@ -201,7 +201,6 @@ fn a_recording_that_fails_leaves_its_stream_as_it_was() {
         library.join("a/2.wav"),
     ];
     let expected = printed(&good, &[]);
-    // It is cut off in the middle of a chunk's header, after a second of sound.
     fs::write(library.join("a/0b.wav"), "no sound").expect("a file");
     let mut command = aurist();
     let ended = command

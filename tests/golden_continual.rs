@@ -185,10 +185,11 @@ fn every_policy_does_what_the_reference_does() {
         let prefix = format!("{policy}.final.");
         let kept = golden.names().iter().filter(|name| name.starts_with(&prefix)).count();
         assert_eq!(names.len(), kept, "{policy}: the adapted tensors");
-        for name in names {
+        // The keys' biases shift a row's scores alike, which softmax cancels: their gradient is rounding.
+        for name in names.into_iter().filter(|name| !name.contains("k_proj.bias")) {
             let (values, _) = adapter.parameters().tensor(&setting.backend, &name).unwrap();
             let difference = largest_difference(&values, &golden.get(&format!("{prefix}{name}")));
-            assert!(difference < 1e-3, "{policy} {name}: {difference:e}");
+            assert!(difference < 2e-5, "{policy} {name}: {difference:e}");
         }
     }
 }

@@ -283,7 +283,9 @@ def main():
         if arguments.check:
             # What f32's rounding alone would change is no oracle: f64 must give the same.
             exact, *others = POLICIES[name](copy.deepcopy(model).double(), stream, lr)
-            drift = max((run.parameters[k] - v).abs().max().item() for k, v in exact.parameters.items())
+            # The keys' biases shift a row's scores alike, which softmax cancels: their gradient is rounding.
+            drift = max((run.parameters[k] - v).abs().max().item() for k, v in exact.parameters.items()
+                        if "k_proj.bias" not in k)
             if others[0] != texts or others[2] != resets or drift > 1e-4:
                 raise SystemExit(f"{name}: f32's rounding decides ({drift:.1e}); choose another learning rate")
             print(f"  f64 agrees, parameters within {drift:.1e}", flush=True)

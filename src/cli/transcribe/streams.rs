@@ -342,4 +342,46 @@ mod tests {
         assert_ne!(key_after("s", &heard(&["a", "b"])), key_after("s", &heard(&["b", "a"])));
         assert_ne!(key_after("s", &heard(&["ab"])), key_after("s", &heard(&["a", "b"])));
     }
+
+    /// What a recording did before it failed half-way is taken back; where the directory changes, the oracle resets.
+    #[cfg(feature = "bundled-model")]
+    #[test]
+    fn a_session_is_put_where_its_stream_is() -> Result<(), Box<dyn std::error::Error>> {
+        use crate::{AdaptationConfig, ContinualConfig, Recognizer, Reset};
+        let clip = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/data/librivox/sense_and_sensibility_01_austen_64kb-0880.wav");
+        let samples = crate::audio::read_all(&clip)?;
+        let recognizer = Recognizer::bundled()?;
+        let config = AdaptationConfig {
+            steps: 1,
+            continual: ContinualConfig {
+                buffer: 1,
+                reset: Reset::Oracle,
+                ..ContinualConfig::default()
+            },
+            ..AdaptationConfig {
+                method: crate::Method::Dsuta,
+                ..recognizer.default_adaptation()
+            }
+        };
+        let mut session = recognizer.session(&config, 1)?;
+        let mut course = Course::new(None);
+        let (a, b) = (Path::new("a"), Path::new("b"));
+        let mut hear = |course: &mut Course, folder: &Path, whole: bool| -> Result<_, crate::Error> {
+            course.place(&mut session, folder)?;
+            let utterance = session.transcribe_utterance(&samples[..24_000], 0.0)?;
+            if whole {
+                course.heard(&mut session, Some("content"), folder.into());
+            }
+            Ok(utterance.carried.map(|carried| (carried.position, carried.updates)))
+        };
+        assert_eq!(hear(&mut course, a, false)?, Some((1, 0)));
+        assert_eq!(hear(&mut course, a, true)?, Some((1, 0)), "the first left no trace");
+        assert_eq!(hear(&mut course, a, false)?, Some((2, 1)));
+        assert_eq!(hear(&mut course, a, true)?, Some((2, 1)));
+        assert_eq!(hear(&mut course, b, false)?, Some((3, 0)), "another domain");
+        assert_eq!(hear(&mut course, b, true)?, Some((3, 0)));
+        assert_eq!(hear(&mut course, b, true)?, Some((4, 1)));
+        Ok(())
+    }
 }
