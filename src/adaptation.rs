@@ -12,6 +12,21 @@ pub enum Method {
     Suta,
     /// Pseudo-label CTC (SUTA's paper's baseline): the model's own greedy transcript as the target.
     Sdpl,
+    /// Continual SUTA: each utterance goes on from where the last one ended, moments included.
+    Csuta,
+    /// Fast and slow adaptation (Lin, Huang and Lee, EMNLP 2024): each utterance is adapted to from a slow state, which
+    /// takes one step on every full buffer of utterances.
+    Dsuta,
+    /// Anchor, leader and chaser (Lee et al., ASRU 2023): CTC towards the transcripts of the source model and of an
+    /// average of the adapted ones.
+    Awmc,
+}
+
+impl Method {
+    /// Whether it carries what it learned from one utterance to the next.
+    pub fn is_continual(self) -> bool {
+        matches!(self, Self::Csuta | Self::Dsuta | Self::Awmc)
+    }
 }
 
 /// Which of the model's tensors adaptation moves.
@@ -29,6 +44,9 @@ pub enum ParameterChoice {
     /// Every bias vector of the encoder.
     #[serde(rename = "bias")]
     Bias,
+    /// Every layer norm's weight and bias, and every other bias of the encoder above the feature extractor.
+    #[serde(rename = "bias+layer-norm")]
+    BiasAndLayerNorm,
     /// Everything, the output layer included.
     #[serde(rename = "all")]
     All,
@@ -52,9 +70,41 @@ pub struct AdaptationConfig {
     /// Of those, only the ones in this many transformer layers at the top, or above them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_layers: Option<usize>,
+    /// What a continual method carries from utterance to utterance, and when it forgets it.
+    #[serde(default, skip_serializing_if = "ContinualConfig::is_default")]
+    pub continual: ContinualConfig,
     /// Whether a published implementation's quirks are kept.
     #[serde(default, skip_serializing_if = "Compatibility::is_none")]
     pub compatibility: Compatibility,
+    /// Stop before the last step once loss and transcript have settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_when_settled: Option<Settled>,
+    /// Take no step where the source model's entropy over non-blank frames (nats, at `temperature`) is below this: the
+    /// utterance then costs one forward pass (a continual method's, two).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip_confident: Option<f64>,
+    /// Take back a step that raises the loss or turns every frame blank, and try it again at half the learning rate,
+    /// which then stays halved. Steps taken back count as steps.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub safeguard: bool,
+}
+
+/// When adaptation has settled: loss and greedy transcript changed no more for some steps in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The loss changed by less than this share of itself in a step.
+    pub loss_change: f64,
+    /// So many steps in a row, at least 1.
+    pub steps: usize,
+}
+
+impl Default for Settled {
+    fn default() -> Self {
+        Self {
+            loss_change: 0.01,
+            steps: 1,
+        }
+    }
 }
 
 /// Which published implementation's quirks are kept, where they change the numbers.
@@ -67,6 +117,83 @@ pub enum Compatibility {
     /// SUTA's own code: its optimiser lists the feature extractor's tensors two to five times, which makes as many
     /// updates a step; SDPL's softmax runs over time instead of over the symbols.
     Suta,
+    /// DSUTA's own code: the same, but that it lists a layer norm of the feature extractor once less.
+    Dsuta,
+}
+
+/// What a continual method carries, and when it forgets it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContinualConfig {
+    /// Utterances that DSUTA gathers for each step of the slow state.
+    pub buffer: usize,
+    /// When DSUTA's slow state goes back to the source model.
+    pub reset: Reset,
+    /// After each slow update, the probability with which each value goes back to the source model's (CoTTA, Wang et
+    /// al. 2022, has 0.01; moments stay).
+    pub restore_probability: f64,
+    /// How much of AWMC's leader stays at each step.
+    pub average: f64,
+    /// Seed of what is drawn at random.
+    pub seed: u64,
+}
+
+impl ContinualConfig {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for ContinualConfig {
+    fn default() -> Self {
+        Self {
+            buffer: 5,
+            reset: Reset::None,
+            restore_probability: 0.0,
+            average: 0.999,
+            seed: 0,
+        }
+    }
+}
+
+/// When a slow state goes back to the source model and an empty optimizer. Looked at when a buffer is full.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reset {
+    /// Never.
+    #[default]
+    None,
+    /// After so many utterances.
+    Fixed {
+        /// Their number.
+        every: u64,
+    },
+    /// Where the caller says that the domain changes.
+    Oracle,
+    /// When the improvement of the loss since the domain was learned has become worse, by over two standard errors in
+    /// so many full buffers after one another (DSUTA's paper).
+    Dynamic {
+        /// K: the domain is learned in the first half of so many utterances, its improvement in the second.
+        window: u64,
+        /// Full buffers.
+        patience: u32,
+    },
+    /// When the moving average of the slow updates' entropy (0.9 of it stays) falls below so many nats: the model has
+    /// collapsed (SAR, Niu et al. 2023).
+    Collapse {
+        /// In nats.
+        below: f64,
+    },
+}
+
+impl Reset {
+    /// The settings of DSUTA's paper: K 100, patience 2.
+    pub fn dynamic() -> Self {
+        Self::Dynamic {
+            window: 100,
+            patience: 2,
+        }
+    }
 }
 
 impl Compatibility {
@@ -95,11 +222,49 @@ impl AdaptationConfig {
         }
     }
 
+    /// CSUTA with the settings of its authors' scripts: one step an utterance.
+    pub fn csuta() -> Self {
+        Self {
+            method: Method::Csuta,
+            steps: 1,
+            ..Self::paper()
+        }
+    }
+
+    /// DSUTA with the settings of the paper's scripts: five fast steps, buffers of five utterances, no reset.
+    pub fn dsuta() -> Self {
+        Self {
+            method: Method::Dsuta,
+            steps: 5,
+            ..Self::paper()
+        }
+    }
+
+    /// AWMC with the settings of its port in DSUTA's code: 2e-4, biases and layer norms, 10 steps.
+    pub fn awmc() -> Self {
+        Self {
+            method: Method::Awmc,
+            learning_rate: 2e-4,
+            parameters: ParameterChoice::BiasAndLayerNorm,
+            ..Self::paper()
+        }
+    }
+
+    /// A setting of SUTA made cheaper: 3 steps at 3 times its learning rate in place of 10. Chosen on the bundled model;
+    /// docs/adaptation.md has what it was measured on.
+    pub fn fast(self) -> Self {
+        Self {
+            steps: 3,
+            learning_rate: 3.0 * self.learning_rate,
+            ..self
+        }
+    }
+
     /// Optimizer steps that will be tried.
     pub fn planned_steps(&self) -> usize {
         match self.method {
             Method::None => 0,
-            Method::Suta | Method::Sdpl => self.steps,
+            Method::Suta | Method::Sdpl | Method::Csuta | Method::Dsuta | Method::Awmc => self.steps,
         }
     }
 
@@ -113,7 +278,11 @@ impl AdaptationConfig {
             entropy_weight: 0.3,
             parameters: ParameterChoice::LayerNormAndFeature,
             top_layers: None,
+            continual: ContinualConfig::default(),
             compatibility: Compatibility::None,
+            stop_when_settled: None,
+            skip_confident: None,
+            safeguard: false,
         }
     }
 }

@@ -13,9 +13,9 @@ pub mod output;
 mod recognizer;
 mod transcript;
 
-pub use adaptation::{AdaptationConfig, Compatibility, Method, ParameterChoice};
+pub use adaptation::{AdaptationConfig, Compatibility, ContinualConfig, Method, ParameterChoice, Reset, Settled};
 pub use recognizer::{Error, ModelInfo, Recognizer, Session};
-pub use transcript::{Guard, Transcript, Utterance, Word};
+pub use transcript::{Carried, Guard, ResetReason, Stopped, Transcript, Utterance, Word};
 
 /// This crate's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,6 +1,6 @@
 //! The public face: a [`Recognizer`] holds a model, a [`Session`] does the work of one thread of utterances.
 
-use crate::adapt::{Adapter, Episode, LoadedProfile, Profile};
+use crate::adapt::{Adapter, Episode, LoadedProfile, Profile, StreamError, StreamState};
 use crate::audio::{Features, SAMPLE_RATE, Segmenter, SegmenterConfig};
 use crate::decode::{Hypothesis, greedy};
 use crate::engine::cpu::CpuBackend;
@@ -31,6 +31,9 @@ pub enum Error {
         /// The limit.
         longest: f64,
     },
+    /// A stream cannot go on from a state.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// A sample that is NaN or infinite.
     #[error("the sample at {seconds:.3} s is not a finite number")]
     NotFinite {
@@ -211,6 +214,7 @@ impl Recognizer {
         let features = self.features();
         Ok(Session {
             recognizer: self.clone(),
+            settings: config.clone(),
             backend,
             adapter,
             features,
@@ -236,6 +240,7 @@ impl Checkpoint for Arc<LoadedProfile> {
 /// One worker's memory and state. `Send`, not shared: one utterance at a time.
 pub struct Session {
     recognizer: Recognizer,
+    settings: AdaptationConfig,
     backend: CpuBackend,
     adapter: Adapter<CpuBackend>,
     features: Features,
@@ -253,8 +258,31 @@ impl Session {
         self.profile.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// Begins a new stream: a continual method goes back to the source model.
+    pub fn begin_stream(&mut self) {
+        self.adapter.begin_stream(&self.backend);
+    }
+
+    /// Says that the next utterance is of another domain, for [`crate::Reset::Oracle`].
+    pub fn domain_changed(&mut self) {
+        self.adapter.domain_changed(&self.backend);
+    }
+
+    /// What a continual method carries at this moment, to go on from later with [`Session::resume_stream`].
+    pub fn stream_state(&mut self) -> StreamState {
+        let policy = self.adapter.state(&self.backend);
+        StreamState::new(&self.recognizer.info().identity, &self.settings, policy)
+    }
+
+    /// Goes on from a state made by the same model with the same settings, exactly as if nothing had been between.
+    pub fn resume_stream(&mut self, state: &StreamState) -> Result<(), Error> {
+        state.check(&self.recognizer.info().identity, &self.settings)?;
+        let resumed = self.adapter.resume(&self.backend, &state.policy);
+        resumed.ok_or(StreamError::Mismatch.into())
+    }
+
     /// Transcribes one utterance of 16 kHz mono samples that starts `start` seconds into its recording, adapting to
-    /// it as configured. Episodic: it leaves no trace in the next.
+    /// it as configured. An episodic method leaves no trace in the next; a continual one goes on from it.
     pub fn transcribe_utterance(&mut self, samples: &[f32], start: f64) -> Result<Utterance, Error> {
         let begin = Instant::now();
         let seconds = samples.len() as f64 / SAMPLE_RATE as f64;
@@ -309,6 +337,11 @@ impl Session {
                 .map(|objective| objective.loss as f32)
                 .collect(),
             steps: episode.steps,
+            rollbacks: episode.rollbacks,
+            forwards: episode.forwards,
+            backwards: episode.backwards,
+            carried: episode.carried.clone(),
+            stopped: episode.stopped,
             guard,
             compute_seconds: 0.0,
             real_time_factor: 0.0,

@@ -29,6 +29,50 @@ pub enum Guard {
     Emptied,
 }
 
+/// Why a continual method's state went back to the source model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResetReason {
+    /// So many utterances were heard since the last time.
+    Fixed,
+    /// The detector of domain shifts fired.
+    Dynamic,
+    /// The entropy's moving average fell below its floor.
+    Collapse,
+    /// The state had become, or would have become, infinite or NaN.
+    NonFinite,
+}
+
+/// What a continual method did around one utterance.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Carried {
+    /// The utterance's place in its stream, from 1.
+    pub position: u64,
+    /// Optimizer steps behind the state that it was adapted to from; 0 is the source model.
+    pub updates: u64,
+    /// The mean loss of the slow update that followed it, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_loss: Option<f32>,
+    /// How far the buffer's improvement of the loss was from the domain's, in standard errors, where it was compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deviation: Option<f32>,
+    /// Why the state went back to the source model: after the utterance, or (`non-finite`) before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<ResetReason>,
+}
+
+/// Why fewer steps than planned were enough for an utterance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stopped {
+    /// The source model was sure of it: no step was taken. See [`AdaptationConfig::skip_confident`].
+    ///
+    /// [`AdaptationConfig::skip_confident`]: crate::AdaptationConfig::skip_confident
+    Confident,
+    /// The loss and the transcript changed no more. See [`Settled`](crate::Settled).
+    Settled,
+}
+
 /// One utterance: a stretch of speech recognised, and adapted to, as a unit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Utterance {
@@ -50,6 +94,23 @@ pub struct Utterance {
     pub losses: Vec<f32>,
     /// Adaptation steps whose update was kept.
     pub steps: usize,
+    /// Steps that were taken back: they raised the loss, or turned every frame blank. See [`AdaptationConfig::safeguard`].
+    ///
+    /// [`AdaptationConfig::safeguard`]: crate::AdaptationConfig::safeguard
+    #[serde(default)]
+    pub rollbacks: usize,
+    /// Forward passes computed, the source model's included; those after the first start at the lowest adapted layer.
+    #[serde(default)]
+    pub forwards: usize,
+    /// Backward passes computed.
+    #[serde(default)]
+    pub backwards: usize,
+    /// What was carried into it and on from it, where the method is continual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carried: Option<Carried>,
+    /// Set when fewer steps than planned were enough.
+    #[serde(default)]
+    pub stopped: Option<Stopped>,
     /// Set when a safety guard acted.
     pub guard: Option<Guard>,
     /// Wall-clock seconds spent on this utterance.

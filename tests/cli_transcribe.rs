@@ -62,6 +62,10 @@ fn json_tells_everything_of_each_utterance() {
         "entropy_after",
         "losses",
         "steps",
+        "rollbacks",
+        "forwards",
+        "backwards",
+        "stopped",
         "guard",
         "compute_seconds",
         "real_time_factor",
@@ -69,6 +73,11 @@ fn json_tells_everything_of_each_utterance() {
         assert!(utterance.get(field).is_some(), "no {field}");
     }
     assert_eq!(utterance["losses"].as_array().map(Vec::len), Some(2));
+    // Each step's logits serve the next: one forward pass more than steps, not two a step.
+    assert_eq!(
+        (&utterance["forwards"], &utterance["backwards"]),
+        (&3.into(), &2.into())
+    );
     for field in ["word", "start", "end", "confidence"] {
         assert!(utterance["words"][0].get(field).is_some(), "no word's {field}");
     }

@@ -264,7 +264,7 @@ fn the_optimisers_duplicates_are_those_of_the_published_list() {
         let selection = Selection {
             choice: ParameterChoice::LayerNormAndFeature,
             top_layers: None,
-            with_multiplicity: true,
+            compatibility: Compatibility::Suta,
         };
         for tensor in model.weights().tensors() {
             if let Some(count) = published.get(&tensor.name) {

@@ -15,6 +15,11 @@ fn utterance(text: &str, start: f64, end: f64, words: Vec<Word>) -> Utterance {
         entropy_after: Some(0.25),
         losses: vec![0.5, 0.4],
         steps: 2,
+        rollbacks: 0,
+        forwards: 3,
+        backwards: 2,
+        carried: None,
+        stopped: None,
         guard: None,
         compute_seconds: 0.1,
         real_time_factor: 0.1,
@@ -43,6 +48,7 @@ fn with_document(transcript: &Transcript, f: impl Fn(&Document<'_>) -> String) -
         transcript,
         model: &model,
         settings: &AdaptationConfig::paper(),
+        stream: None,
         warnings: &[],
     })
 }

@@ -1,19 +1,21 @@
-//! SUTA or SDPL on one utterance (Lin, Li and Lee, Interspeech 2022): parameters and optimizer start from the source model,
-//! take a few steps down the utterance's own entropy and class confusion, and are restored for the next.
+//! One utterance's adaptation: SUTA or SDPL (Lin, Li and Lee, Interspeech 2022) from the source model, or a continual
+//! policy from what it carries.
 
-use super::{AdaptedParameters, Selection, Snapshot, greedy_labels, pseudo_label_loss};
-use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Rows};
-use crate::model::{Activations, CtcModel, KEEP_NOTHING};
-use crate::{AdaptationConfig, Compatibility, Guard, Method};
+use super::policy::{Policy, PolicyState};
+use super::stepper::{Bench, Moves, Stepper};
+use super::{AdaptedParameters, Snapshot, greedy_labels};
+use crate::engine::{Backend, EngineError, ObjectiveValue};
+use crate::model::CtcModel;
+use crate::{AdaptationConfig, Carried, Guard, Method, Settled, Stopped};
 use std::sync::Arc;
 
-/// One worker's adaptation state for one model: the store, the arena, the last good state.
+/// One worker's adaptation state for one model: the store, the arena, the last good state, and what a continual policy
+/// carries.
 pub struct Adapter<B: Backend> {
-    model: Arc<CtcModel<B>>,
     config: AdaptationConfig,
-    parameters: AdaptedParameters<B>,
+    bench: Bench<B>,
     last_good: Snapshot<B>,
-    arena: Arena<B>,
+    policy: Policy<Snapshot<B>>,
 }
 
 /// What adapting to one utterance gave.
@@ -33,144 +35,219 @@ pub struct Episode {
     pub last: Option<ObjectiveValue>,
     /// Steps whose update was kept.
     pub steps: usize,
+    /// Steps that were taken back, with [`AdaptationConfig::safeguard`].
+    pub rollbacks: usize,
+    /// Forward passes computed: the first from the input, the others from the lowest adapted stage.
+    pub forwards: usize,
+    /// Backward passes computed, each from the logits to the lowest adapted stage.
+    pub backwards: usize,
+    /// Set when fewer steps were taken than planned because no more were needed.
+    pub stopped: Option<Stopped>,
+    /// What a continual policy did around it.
+    pub carried: Option<Carried>,
     /// Set when a guard cut the adaptation short.
     pub guard: Option<Guard>,
+}
+
+/// Watches for the end of change; see [`Settled`].
+struct Settling {
+    rule: Settled,
+    loss: f64,
+    labels: Vec<usize>,
+    /// Steps in a row without change.
+    steps: usize,
+}
+
+impl Settling {
+    /// Takes in what a kept step gave (or, first, the model before any), and tells whether enough of them changed nothing.
+    fn has_settled(&mut self, loss: f64, labels: Vec<usize>) -> bool {
+        let unchanged = (loss - self.loss).abs() < self.rule.loss_change * self.loss.abs() && labels == self.labels;
+        self.steps = if unchanged { self.steps + 1 } else { 0 };
+        (self.loss, self.labels) = (loss, labels);
+        self.steps >= self.rule.steps.max(1)
+    }
 }
 
 impl<B: Backend> Adapter<B> {
     /// Memory for the store; the arena grows with the first utterances.
     pub fn new(backend: &B, model: Arc<CtcModel<B>>, config: &AdaptationConfig) -> Result<Self, EngineError> {
-        let selection = (config.planned_steps() > 0).then_some(Selection {
-            choice: config.parameters,
-            top_layers: config.top_layers,
-            with_multiplicity: config.compatibility == Compatibility::Suta,
-        });
-        let parameters = AdaptedParameters::new(backend, model.weights().clone(), selection)?;
-        let last_good = parameters.snapshot(backend)?;
-        let arena = Arena::new(backend, 0)?;
+        let mut bench = Bench::new(backend, model, config)?;
         Ok(Self {
-            model,
             config: config.clone(),
-            parameters,
-            last_good,
-            arena,
+            last_good: bench.parameters.snapshot(backend)?,
+            policy: Policy::new(config, &mut bench.on(backend))?,
+            bench,
         })
     }
 
     /// The store, as the last utterance left it.
     pub fn parameters(&self) -> &AdaptedParameters<B> {
-        &self.parameters
+        &self.bench.parameters
+    }
+
+    /// Puts what a continual policy carries into the store: DSUTA's slow state, AWMC's chaser.
+    pub fn show_carried(&mut self, backend: &B) {
+        self.policy.show(&mut self.bench.on(backend));
+    }
+
+    /// Begins a new stream: a continual policy forgets what it carries.
+    pub fn begin_stream(&mut self, backend: &B) {
+        self.policy.begin(&mut self.bench.on(backend));
+    }
+
+    /// Tells a continual policy that the next utterance is of another domain: with [`crate::Reset::Oracle`] it goes
+    /// back to the source model.
+    pub fn domain_changed(&mut self, backend: &B) {
+        self.policy.domain_changed(&mut self.bench.on(backend));
+    }
+
+    /// What a continual policy carries, to go on from with [`Adapter::resume`].
+    pub fn state(&mut self, backend: &B) -> PolicyState {
+        self.policy.save(&mut self.bench.on(backend))
+    }
+
+    /// Goes on from what a policy of the same settings on the same model carried; `None`, with a new stream begun, when
+    /// the state is not one of theirs.
+    pub fn resume(&mut self, backend: &B, state: &PolicyState) -> Option<()> {
+        let resumed = self.policy.load(&mut self.bench.on(backend), state);
+        if resumed.is_none() {
+            self.begin_stream(backend);
+        }
+        resumed
     }
 
     /// Recognises one utterance (log-mel frames `[frames, bands]`, or samples as the model wants them), adapting to it
-    /// as configured. An input too short for a single output frame gives an empty episode.
+    /// as configured. An input too short for a single output frame gives an empty episode, and leaves no trace.
     ///
-    /// Each step's logits serve the next step, so N steps cost N + 1 forward passes and N backward passes.
+    /// Each step's logits serve the next step, so N episodic steps cost N + 1 forward passes and N backward passes; a step
+    /// taken back is tried again from the gradient that is still there, for a forward pass alone.
     pub fn run(&mut self, backend: &B, input: &[f32]) -> Result<Episode, EngineError> {
-        let steps = self.config.planned_steps();
-        // What lies below the lowest adapted stage is computed once, and nothing is kept of it.
-        let lowest = self.model.lowest_adapted_stage(&self.parameters);
-        let keep_from = if steps > 0 { lowest } else { KEEP_NOTHING };
-        let Some((plan, activations)) = self.model.plan(backend, input.len(), keep_from) else {
+        let mut stepper = self.bench.on(backend);
+        let frames = stepper.load(input)?;
+        if frames == 0 {
             return Ok(Episode::default());
-        };
-        self.arena.reserve(backend, &plan)?;
-        self.parameters.restore_source(backend);
-        self.model.load_input(backend, &mut self.arena, &activations, input);
-        self.model
-            .forward(backend, &self.parameters, &mut self.arena, &activations, 0);
-        let source_logits = self.logits(backend, &activations);
+        }
+        // The source model's transcript comes first, whatever the method: adaptation is judged by it.
+        stepper.restore_source();
+        stepper.forward();
+        let source_logits = stepper.logits();
         let mut episode = Episode {
-            frames: activations.output_frames(),
+            frames,
             adapted_logits: source_logits.clone(),
             source_logits,
             ..Episode::default()
         };
-        let settings = AdamW::suta(self.config.learning_rate);
-        let target = match self.config.method {
-            Method::Sdpl => {
-                let config = self.model.config();
-                greedy_labels(&episode.source_logits, config.vocab_size, config.blank)
-            }
-            Method::None | Method::Suta => Vec::new(),
+        // Nothing can be learned from it, and nothing of it may be carried.
+        if episode.source_logits.iter().any(|logit| !logit.is_finite()) {
+            episode.guard = Some(Guard::NonFinite);
+            episode.forwards = stepper.take_passes().forwards;
+            return Ok(episode);
+        }
+        let descent = Descent {
+            config: &self.config,
+            last_good: &mut self.last_good,
         };
+        match &mut self.policy {
+            Policy::Episodic => descent.run(&mut stepper, &mut episode),
+            Policy::Csuta(csuta) => csuta.run(&mut stepper, descent, &mut episode),
+            Policy::Dsuta(dsuta) => dsuta.run(&mut stepper, descent, input, &mut episode)?,
+            Policy::Awmc(awmc) => awmc.run(&mut stepper, self.config.steps, &mut episode),
+        }
+        let passes = stepper.take_passes();
+        (episode.forwards, episode.backwards) = (passes.forwards, passes.backwards);
+        Ok(episode)
+    }
+}
+
+/// Steps down the objective of the utterance that is loaded.
+pub(super) struct Descent<'a, B: Backend> {
+    config: &'a AdaptationConfig,
+    last_good: &'a mut Snapshot<B>,
+}
+
+impl<B: Backend> Descent<'_, B> {
+    /// From the present state, whose forward pass was the last.
+    pub(super) fn run(self, stepper: &mut Stepper<'_, B>, episode: &mut Episode) {
+        let steps = self.config.planned_steps();
+        let target = match self.config.method {
+            Method::Sdpl => greedy_labels(&episode.source_logits, stepper.classes(), stepper.blank()),
+            _ => Vec::new(),
+        };
+        let mut optimizer = stepper.optimizer();
+        let mut settling = self.config.stop_when_settled.map(|rule| Settling {
+            rule,
+            loss: f64::NAN,
+            labels: Vec::new(),
+            steps: 0,
+        });
         for step in 0..=steps {
-            let mut objective = self.objective(backend, &activations);
+            let mut objective = stepper.objective();
             if self.config.method == Method::Sdpl {
-                objective.loss = self.pseudo_label_objective(backend, &activations, &target);
+                objective.loss = stepper.pseudo_label(&target);
             }
-            let finite = objective.loss.is_finite();
-            if finite {
+            // Where every frame has become blank there is no entropy left, whatever the loss says.
+            let worse = |last: ObjectiveValue| {
+                objective.loss.is_nan() || objective.loss > last.loss || objective.non_blank_frames == 0
+            };
+            let taken_back = self.config.safeguard && episode.last.is_some_and(worse);
+            if taken_back {
+                // The kept state's logits and gradient are still there: only the step was too long.
+                stepper.restore(self.last_good);
+                episode.rollbacks += 1;
+                optimizer.learning_rate /= 2.0;
+            } else if objective.loss.is_finite() {
                 episode.first.get_or_insert(objective);
                 episode.last = Some(objective);
                 if step > 0 {
-                    self.download_logits(backend, &activations, &mut episode.adapted_logits);
-                    episode.steps = step;
+                    stepper.download_logits(&mut episode.adapted_logits);
+                    episode.steps += 1;
                 }
             } else {
                 // The last update spoiled it; its logits are already the last good ones.
-                self.parameters.restore(backend, &self.last_good);
+                if step > 0 {
+                    stepper.restore(self.last_good);
+                }
                 episode.guard = Some(Guard::NonFinite);
                 break;
             }
             if step == steps {
                 break;
             }
-            if objective.non_blank_frames == 0 {
-                episode.guard = Some(Guard::AllBlank);
-                break;
+            if !taken_back {
+                if objective.non_blank_frames == 0 {
+                    episode.guard = Some(Guard::AllBlank);
+                    break;
+                }
+                episode.stopped = self.no_need_to_go_on(stepper, episode, settling.as_mut());
+                if episode.stopped.is_some() {
+                    break;
+                }
+                episode.objectives.push(objective);
+                stepper.zero_gradients();
+                stepper.backward();
+                if !stepper.gradients_are_finite() {
+                    episode.guard = Some(Guard::NonFinite);
+                    break;
+                }
+                stepper.snapshot_into(self.last_good);
             }
-            episode.objectives.push(objective);
-            self.parameters.zero_gradients(backend);
-            self.model
-                .backward(backend, &mut self.parameters, &mut self.arena, &activations);
-            if !self.parameters.gradients_are_finite(backend) {
-                episode.guard = Some(Guard::NonFinite);
-                break;
-            }
-            self.parameters.snapshot_into(backend, &mut self.last_good);
-            self.parameters.update(backend, &settings);
-            self.model
-                .forward(backend, &self.parameters, &mut self.arena, &activations, lowest);
+            stepper.update(&optimizer);
+            stepper.forward();
         }
-        Ok(episode)
     }
 
-    fn objective(&mut self, backend: &B, activations: &Activations) -> ObjectiveValue {
-        let config = self.model.config();
-        let terms = ObjectiveTerms {
-            temperature: self.config.temperature,
-            entropy_weight: self.config.entropy_weight,
-            blank: config.blank,
-        };
-        let shape = Rows {
-            rows: activations.output_frames(),
-            cols: config.vocab_size,
-        };
-        let ([logits], [dlogits]) = self
-            .arena
-            .split(backend, [activations.logits()], [activations.dlogits()]);
-        backend.entropy_mcc(&terms, shape, logits, dlogits)
-    }
-
-    /// SDPL's loss; its gradient takes the place of the entropy's.
-    fn pseudo_label_objective(&mut self, backend: &B, activations: &Activations, target: &[usize]) -> f64 {
-        let (classes, blank) = (self.model.config().vocab_size, self.model.config().blank);
-        let logits = self.logits(backend, activations);
-        let mut dlogits = vec![0.0; logits.len()];
-        let over_time = self.config.compatibility == Compatibility::Suta;
-        let loss = pseudo_label_loss(&logits, classes, target, blank, over_time, &mut dlogits);
-        backend.upload(&dlogits, self.arena.view_mut(backend, activations.dlogits()));
-        loss
-    }
-
-    fn logits(&self, backend: &B, activations: &Activations) -> Vec<f32> {
-        let mut host = vec![0.0; activations.logits().len];
-        self.download_logits(backend, activations, &mut host);
-        host
-    }
-
-    fn download_logits(&self, backend: &B, activations: &Activations, host: &mut [f32]) {
-        backend.download(self.arena.view(backend, activations.logits()), host);
+    /// Why no further step is needed after the last kept one, if that is so.
+    fn no_need_to_go_on(
+        &self,
+        stepper: &Stepper<'_, B>,
+        episode: &Episode,
+        settling: Option<&mut Settling>,
+    ) -> Option<Stopped> {
+        let (first, last) = (episode.first?, episode.last?);
+        if episode.steps == 0 && self.config.skip_confident.is_some_and(|below| first.entropy < below) {
+            return Some(Stopped::Confident);
+        }
+        let labels = || greedy_labels(&episode.adapted_logits, stepper.classes(), stepper.blank());
+        settling?.has_settled(last.loss, labels()).then_some(Stopped::Settled)
     }
 }

@@ -3,9 +3,15 @@
 mod ctc_loss;
 mod episode;
 mod parameters;
+mod policy;
 mod profile;
+mod stepper;
+mod stream;
 
 pub use ctc_loss::{CtcLoss, ctc_loss, greedy_labels, pseudo_label_loss};
 pub use episode::{Adapter, Episode};
-pub use parameters::{AdaptedParameters, Selection, Snapshot};
+pub use parameters::{AdaptedParameters, HostSnapshot, Selection, Snapshot};
+pub use policy::PolicyState;
+pub(crate) use profile::TEMPORARY_PREFIX;
 pub use profile::{LoadedProfile, Profile};
+pub use stream::{StreamError, StreamState};

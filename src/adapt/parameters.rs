@@ -1,8 +1,8 @@
 //! The adapted tensors, in one flat store: values, gradients and AdamW's two moments side by side.
 
-use crate::ParameterChoice;
 use crate::engine::{AdamW, Backend, EngineError, Slot};
 use crate::model::{Kind, NamedTensor, OperandId, Parameters, Place, Weights};
+use crate::{Compatibility, ParameterChoice};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ pub struct Selection {
     pub choice: ParameterChoice,
     /// Only what lies in this many layers at the top, or above them.
     pub top_layers: Option<usize>,
-    /// Whether a tensor moves as often a step as SUTA's published optimiser lists it.
-    pub with_multiplicity: bool,
+    /// Whether a tensor moves as often a step as a published optimiser lists it.
+    pub compatibility: Compatibility,
 }
 
 impl Selection {
@@ -29,6 +29,9 @@ impl Selection {
             ParameterChoice::Bias => {
                 matches!(tensor.kind, Kind::LayerNormBias | Kind::Bias) && tensor.place != Place::Head
             }
+            ParameterChoice::BiasAndLayerNorm => {
+                layer_norm || tensor.kind == Kind::Bias && matches!(tensor.place, Place::Encoder | Place::Layer(_))
+            }
             ParameterChoice::All => true,
         };
         let high_enough = match (self.top_layers, tensor.place) {
@@ -40,19 +43,21 @@ impl Selection {
     }
 
     /// How often a tensor is updated a step. SUTA's published optimiser lists a tensor once for each module of the
-    /// feature extractor around it when that is chosen, and once as a layer norm when those are.
+    /// feature extractor around it when that is chosen, and once as a layer norm when those are; DSUTA's lists a layer norm
+    /// in the feature extractor under that only.
     pub fn multiplicity(&self, tensor: &NamedTensor) -> u32 {
         let (as_feature, as_layer_norm) = match self.choice {
             ParameterChoice::LayerNorm => (0, 1),
             ParameterChoice::Feature => (tensor.nesting, 0),
             ParameterChoice::LayerNormAndFeature => (tensor.nesting, 1),
-            ParameterChoice::Bias | ParameterChoice::All => (0, 0),
+            ParameterChoice::Bias | ParameterChoice::BiasAndLayerNorm | ParameterChoice::All => (0, 0),
         };
         let is_layer_norm = matches!(tensor.kind, Kind::LayerNormWeight | Kind::LayerNormBias);
-        match (self.with_multiplicity, is_layer_norm) {
-            (false, _) => 1,
-            (true, true) => (as_feature + as_layer_norm).max(1),
-            (true, false) => as_feature.max(1),
+        match (self.compatibility, is_layer_norm) {
+            (Compatibility::None, _) => 1,
+            (Compatibility::Suta, true) => (as_feature + as_layer_norm).max(1),
+            (Compatibility::Dsuta, true) => as_feature.max(1),
+            (Compatibility::Suta | Compatibility::Dsuta, false) => as_feature.max(1),
         }
     }
 }
@@ -77,6 +82,19 @@ pub struct AdaptedParameters<B: Backend> {
     first_moment: B::Buffer,
     second_moment: B::Buffer,
     step: u32,
+}
+
+/// A snapshot in host memory, in the store's order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostSnapshot {
+    /// The adapted values.
+    pub values: Vec<f32>,
+    /// AdamW's first moment.
+    pub first_moment: Vec<f32>,
+    /// AdamW's second moment.
+    pub second_moment: Vec<f32>,
+    /// Optimizer steps taken.
+    pub step: u32,
 }
 
 /// Everything that adaptation changes, at one moment.
@@ -183,6 +201,63 @@ impl<B: Backend> AdaptedParameters<B> {
         self.step = snapshot.step;
     }
 
+    /// A snapshot's copy on the host.
+    pub fn download(&self, backend: &B, snapshot: &Snapshot<B>) -> HostSnapshot {
+        HostSnapshot {
+            values: read_all(backend, &snapshot.values),
+            first_moment: read_all(backend, &snapshot.first_moment),
+            second_moment: read_all(backend, &snapshot.second_moment),
+            step: snapshot.step,
+        }
+    }
+
+    /// The reverse; `false`, with nothing changed, when the lengths are not this store's.
+    pub fn upload(&self, backend: &B, from: &HostSnapshot, to: &mut Snapshot<B>) -> bool {
+        let all = 0..backend.len(&self.values);
+        let pairs = [
+            (&from.values, &mut to.values),
+            (&from.first_moment, &mut to.first_moment),
+            (&from.second_moment, &mut to.second_moment),
+        ];
+        if pairs.iter().any(|(from, _)| from.len() != all.len()) {
+            return false;
+        }
+        for (from, to) in pairs {
+            backend.upload(from, backend.view_mut(to, all.clone()));
+        }
+        to.step = from.step;
+        true
+    }
+
+    /// The present values in the store's order, not the checkpoint's.
+    pub fn values(&self, backend: &B) -> Vec<f32> {
+        read_all(backend, &self.values)
+    }
+
+    /// The source model's, in the same order.
+    pub fn source_values(&self, backend: &B) -> Vec<f32> {
+        let mut host = vec![0.0; backend.len(&self.values)];
+        for (id, slot) in self.source.operands().zip(&self.slots) {
+            if let Some(range) = slot {
+                backend.download(self.source.value(backend, id), &mut host[range.clone()]);
+            }
+        }
+        host
+    }
+
+    /// Puts values in the store's order in place; the moments stay. Panics on another length.
+    pub fn set_values(&mut self, backend: &B, values: &[f32]) {
+        assert_eq!(values.len(), backend.len(&self.values));
+        backend.upload(values, backend.view_mut(&mut self.values, 0..values.len()));
+    }
+
+    /// Whether every value and every moment is finite.
+    pub fn are_finite(&self, backend: &B) -> bool {
+        [&self.values, &self.first_moment, &self.second_moment]
+            .into_iter()
+            .all(|buffer| backend.all_finite(backend.view(buffer, 0..backend.len(buffer))))
+    }
+
     /// Before a backward pass: gradients accumulate.
     pub fn zero_gradients(&mut self, backend: &B) {
         let len = backend.len(&self.gradients);
@@ -248,6 +323,12 @@ impl<B: Backend> AdaptedParameters<B> {
         };
         Some((read(&self.values), read(&self.gradients)))
     }
+}
+
+fn read_all<B: Backend>(backend: &B, buffer: &B::Buffer) -> Vec<f32> {
+    let mut host = vec![0.0; backend.len(buffer)];
+    backend.download(backend.view(buffer, 0..host.len()), &mut host);
+    host
 }
 
 impl<B: Backend> Parameters<B> for AdaptedParameters<B> {

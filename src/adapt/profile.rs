@@ -10,6 +10,9 @@ use std::path::Path;
 /// Says what the file is, and of which layout.
 const FORMAT: &str = "aurist-adapted/1";
 
+/// Begins the names of files that are still being written.
+pub(crate) const TEMPORARY_PREFIX: &str = ".aurist-tmp-";
+
 /// Adapted tensors, summed over utterances with their lengths as weights.
 #[derive(Debug, Clone, Default)]
 pub struct Profile {
@@ -85,12 +88,20 @@ impl Profile {
         ]);
         let file =
             safetensors::serialize(views, Some(metadata)).map_err(|error| std::io::Error::other(error.to_string()))?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut temporary = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
-        std::io::Write::write_all(&mut temporary, &file)?;
-        temporary.persist(path).map_err(|error| error.error)?;
-        Ok(())
+        write_whole(path, &file)
     }
+}
+
+/// Writes a file, whole or not at all.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut temporary = tempfile::Builder::new()
+        .prefix(TEMPORARY_PREFIX)
+        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    std::io::Write::write_all(&mut temporary, bytes)?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }
 
 /// A profile from a file.

@@ -14,6 +14,8 @@ pub struct Document<'a> {
     pub model: &'a ModelInfo,
     /// The adaptation settings.
     pub settings: &'a AdaptationConfig,
+    /// The stream it belongs to, where the method is continual.
+    pub stream: Option<&'a str>,
     /// What decoding the audio found wrong but survivable.
     pub warnings: &'a [String],
 }
@@ -26,6 +28,8 @@ struct Fields<'a> {
     text: String,
     model: &'a ModelInfo,
     settings: &'a AdaptationConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<&'a str>,
     version: &'static str,
     warnings: &'a [String],
     utterances: &'a [Utterance],
@@ -39,6 +43,7 @@ impl<'a> Document<'a> {
             text: self.transcript.text(),
             model: self.model,
             settings: self.settings,
+            stream: self.stream,
             version: crate::VERSION,
             warnings: self.warnings,
             utterances: &self.transcript.utterances,

@@ -1,8 +1,9 @@
 //! What was typed: the arguments as clap reads them, checked one by one but not against each other.
 
-use crate::ParameterChoice;
+use super::streams::StreamBy;
 use crate::cli::EXIT_CODES;
 use crate::output::Format;
+use crate::{ParameterChoice, Reset};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ Examples:
   aurist transcribe recordings/ -o text/ -f txt,json  a directory; run it again to go on
   aurist transcribe talk.wav --adapt none             the source model as it is
   aurist transcribe talk.wav --paper                  with the settings of the SUTA paper
+  aurist transcribe recordings/ -o text/ --fast       most of the gain at a third of the cost
   aurist transcribe talk.wav -m wav2vec2-base-960h    with another model, once pulled
   aurist transcribe me.wav --save-adapted me.profile  a speaker's profile, to start from with
   aurist transcribe *.wav --load-adapted me.profile   --load-adapted
@@ -31,6 +33,9 @@ Output directory: DIR/sub/a.wav becomes OUT/sub/a.txt (a.wav.txt where another i
 same name). OUT/.aurist-journal.jsonl records what is done, so the same command run again skips it;
 a recording is done again when its content, the model, the settings or the formats changed, or its
 output is gone. Files that are not aurist's own are never overwritten without --overwrite.
+With a continual method, a recording's output also depends on those before it in its stream: the
+state after each recording is kept in OUT/.aurist-stream-*.safetensors, from which a stopped run goes
+on; where one of those recordings changed or failed, its stream is done again from its start.
 
 --progress json writes one object per line to standard error. Its `event` is one of
   start    files, jobs, threads, model, settings
@@ -90,7 +95,8 @@ pub(in crate::cli) struct Arguments {
 #[command(next_help_heading = "Adaptation (defaults are chosen for each model; the JSON output states them)")]
 pub(super) struct AdaptationArguments {
     /// Adaptation method: suta (single-utterance test-time adaptation), sdpl (pseudo-label CTC: the model's own
-    /// transcript as the target) or none [default: suta].
+    /// transcript as the target), or none; or a continual method, which carries what it learned from one recording to
+    /// the next: csuta (no reset ever), dsuta (fast and slow) or awmc (anchor, leader, chaser) [default: suta].
     #[arg(long, value_name = "METHOD", hide_possible_values = true)]
     pub(super) adapt: Option<MethodChoice>,
 
@@ -107,7 +113,7 @@ pub(super) struct AdaptationArguments {
     pub(super) temperature: Option<f64>,
 
     /// Which tensors move: layer-norm, feature (the convolutions, and the projection after them), layer-norm+feature,
-    /// bias or all [default: the model's].
+    /// bias, bias+layer-norm or all [default: the model's].
     #[arg(long, value_name = "WHICH", value_parser = parameters(), hide_possible_values = true)]
     pub(super) parameters: Option<ParameterChoice>,
 
@@ -115,10 +121,56 @@ pub(super) struct AdaptationArguments {
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) top_layers: Option<u16>,
 
+    /// Stop before the last step once the loss changes by less than this share of itself in a step and the greedy
+    /// transcript stays the same [default where no number is given: 0.01].
+    #[arg(long, value_name = "CHANGE", num_args = 0..=1, require_equals = true, default_missing_value = "0.01",
+          value_parser = positive)]
+    pub(super) stop_when_settled: Option<f64>,
+
+    /// So many steps in a row without such a change, before it stops [default: 1].
+    #[arg(long, value_name = "K", requires = "stop_when_settled", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) settled_steps: Option<u16>,
+
+    /// Take no step where the source model is sure: the mean entropy of its non-blank frames (`entropy_before` in the
+    /// JSON, in nats) is below this.
+    #[arg(long, value_name = "ENTROPY", value_parser = positive, allow_negative_numbers = true)]
+    pub(super) skip_confident: Option<f64>,
+
+    /// Take back a step that raises the loss or turns every frame blank, and try it again at half the learning rate.
+    #[arg(long)]
+    pub(super) safeguard: bool,
+
     /// Keep a published implementation's quirks. suta: its optimiser lists the feature extractor's tensors two to
-    /// five times, for as many updates a step; sdpl's softmax runs over time.
+    /// five times, for as many updates a step; sdpl's softmax runs over time. dsuta: its optimiser's list.
     #[arg(long, value_name = "WHOSE", hide_possible_values = true)]
     pub(super) compat: Option<CompatChoice>,
+
+    /// dsuta: when to go back to the source model. none, fixed:N (after N utterances), dynamic or dynamic:K (when a shift
+    /// of domain is detected, learned in K = 100 utterances), oracle (where the directory changes), or collapse:X (when
+    /// the entropy falls below X nats) [default: none].
+    #[arg(long, value_name = "WHEN", value_parser = reset)]
+    pub(super) reset: Option<Reset>,
+
+    /// dsuta: utterances for each step of the slow state [default: 5].
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(super) buffer: Option<u16>,
+
+    /// dsuta: after each slow step, put each value back to the source model's with probability P, as CoTTA with 0.01.
+    #[arg(long, value_name = "P", value_parser = probability)]
+    pub(super) stochastic_restore: Option<f64>,
+
+    /// Continual methods: keep the stream in FILE, and go on from it if it exists; written after each recording.
+    #[arg(long, value_name = "FILE")]
+    pub(super) state: Option<PathBuf>,
+
+    /// Continual methods: which recordings are one stream, taken in order. all, directory, or a field of --manifest such
+    /// as speaker [default: all]. Streams run side by side, so that the result does not depend on --jobs.
+    #[arg(long, value_name = "KEY")]
+    pub(super) stream_by: Option<StreamBy>,
+
+    /// For --stream-by: one JSON object a line, with `audio_filepath` (relative to FILE) and the field.
+    #[arg(long, value_name = "FILE", requires = "stream_by")]
+    pub(super) manifest: Option<PathBuf>,
 
     /// Start every utterance from the speaker's or room's profile in FILE, made with --save-adapted.
     #[arg(long, value_name = "FILE")]
@@ -131,6 +183,19 @@ pub(super) struct AdaptationArguments {
     /// The SUTA paper's settings (lr 2e-5, layer-norm+feature, temperature 2.5, 10 steps); single options override.
     #[arg(long)]
     pub(super) paper: bool,
+
+    /// Most of the words' gain at under a third of the cost: fewer, larger steps (see docs/adaptation.md for what it
+    /// was measured on); single options override.
+    #[arg(long, conflicts_with = "paper")]
+    pub(super) fast: bool,
+}
+
+impl AdaptationArguments {
+    /// Whether the method carries something from one recording to the next.
+    pub(super) fn is_continual(&self) -> bool {
+        use MethodChoice::{Awmc, Csuta, Dsuta};
+        matches!(self.adapt, Some(Csuta | Dsuta | Awmc))
+    }
 }
 
 /// A value of `--format`.
@@ -146,12 +211,16 @@ pub(super) enum MethodChoice {
     None,
     Suta,
     Sdpl,
+    Csuta,
+    Dsuta,
+    Awmc,
 }
 
 /// A value of `--compat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum CompatChoice {
     Suta,
+    Dsuta,
 }
 
 /// A value of `--progress`.
@@ -177,11 +246,19 @@ fn formats() -> impl TypedValueParser<Value = FormatChoice> {
 }
 
 fn parameters() -> impl TypedValueParser<Value = ParameterChoice> {
-    let names = ["layer-norm", "feature", "layer-norm+feature", "bias", "all"];
+    let names = [
+        "layer-norm",
+        "feature",
+        "layer-norm+feature",
+        "bias",
+        "bias+layer-norm",
+        "all",
+    ];
     PossibleValuesParser::new(names).map(|name| match name.as_str() {
         "feature" => ParameterChoice::Feature,
         "layer-norm+feature" => ParameterChoice::LayerNormAndFeature,
         "bias" => ParameterChoice::Bias,
+        "bias+layer-norm" => ParameterChoice::BiasAndLayerNorm,
         "all" => ParameterChoice::All,
         _ => ParameterChoice::LayerNorm,
     })
@@ -192,6 +269,37 @@ fn positive(text: &str) -> Result<f64, String> {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
         _ => Err("give a finite number greater than 0, such as 2e-5 or 2.5".to_string()),
     }
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("give a probability, from 0 to 1".to_string()),
+    }
+}
+
+fn reset(text: &str) -> Result<Reset, String> {
+    let (rule, value) = match text.split_once(':') {
+        Some((rule, value)) => (rule, Some(value)),
+        None => (text, None),
+    };
+    let count = |least: u64| {
+        value
+            .and_then(|value| value.parse().ok())
+            .filter(|count| *count >= least)
+    };
+    let reset = match (rule, value) {
+        ("none", None) => Some(Reset::None),
+        ("oracle", None) => Some(Reset::Oracle),
+        ("dynamic", None) => Some(Reset::dynamic()),
+        ("dynamic", Some(_)) => count(10).map(|window| Reset::Dynamic { window, patience: 2 }),
+        ("fixed", Some(_)) => count(1).map(|every| Reset::Fixed { every }),
+        ("collapse", Some(value)) => positive(value).ok().map(|below| Reset::Collapse { below }),
+        _ => None,
+    };
+    reset.ok_or_else(|| {
+        "give none, fixed:N, oracle, dynamic, dynamic:K (K at least 10) or collapse:X, such as fixed:50".to_string()
+    })
 }
 
 fn device(text: &str) -> Result<Device, String> {

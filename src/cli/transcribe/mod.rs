@@ -11,6 +11,7 @@ mod progress;
 mod queue;
 mod run;
 mod settings;
+mod streams;
 mod worker;
 
 pub(super) use arguments::Arguments;

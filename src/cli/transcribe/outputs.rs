@@ -3,6 +3,7 @@
 use super::inputs::{Input, Source};
 use super::journal::{Entry, Journal, Status};
 use super::settings::Settings;
+use crate::adapt::TEMPORARY_PREFIX;
 use crate::cli::Failure;
 use crate::output::Format;
 use std::collections::{HashMap, HashSet};
@@ -14,7 +15,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const LOCK_NAME: &str = ".aurist.lock";
-const TEMPORARY_PREFIX: &str = ".aurist-tmp-";
 
 /// An output directory held by this run.
 pub(super) struct OutputDir {
@@ -337,6 +337,8 @@ fn sweep(root: &Path, stems: &[PathBuf]) {
     let dirs: HashSet<PathBuf> = stems
         .iter()
         .filter_map(|stem| root.join(stem).parent().map(PathBuf::from))
+        // Where the streams' states are.
+        .chain([root.to_path_buf()])
         .collect();
     for entry in dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten() {
         let ours = entry

@@ -1,4 +1,5 @@
-//! The queue of recordings: workers take them in order, but not further ahead of the output than a window.
+//! The queue of streams (for an episodic method, of recordings): workers take them in order, but not further ahead of the
+//! output than a window.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 

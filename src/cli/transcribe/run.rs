@@ -6,6 +6,7 @@ use super::outputs::OutputDir;
 use super::progress::{Progress, Start, Summary};
 use super::queue::Queue;
 use super::settings::{self, Settings};
+use super::streams::{self, StreamBy};
 use super::worker::{self, Destination, Done, Event, Job, Outcome};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::{Exit, Failure};
@@ -46,6 +47,12 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
     for option in settings::idle_options(&settings.adaptation) {
         progress.warning(None, &format!("{option} has no effect with --adapt none"));
     }
+    let streams = if settings.adaptation.is_continual() {
+        let by = settings.adaptation.stream_by.as_ref().unwrap_or(&StreamBy::All);
+        streams::group(&found.inputs, by, settings.adaptation.manifest.as_deref())?
+    } else {
+        streams::singly(found.inputs.len())
+    };
     let to = match &settings.output_dir {
         Some(root) => Destination::Directory(Box::new(OutputDir::open(root, &found.inputs, &settings)?)),
         None => Destination::Stdout(settings.formats[0], !settings.unlabelled()),
@@ -58,25 +65,28 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
     })?;
 
     let files = found.inputs.len();
-    let (jobs, threads) = settings.parallelism(files);
+    let (jobs, threads) = settings.parallelism(streams.len());
     let adaptation = settings::adaptation(&settings.adaptation, recognizer.default_adaptation());
     let info = recognizer.info();
     let settings_key = settings::settings_key(info, &adaptation);
-    let window = if settings.output_dir.is_some() {
+    // A stream's results may all wait for an earlier stream's, which must not wait for them.
+    let window = if settings.output_dir.is_some() || adaptation.method.is_continual() {
         usize::MAX
     } else {
         STDOUT_WINDOW
     };
-    let queue = Queue::new(files, window);
+    let queue = Queue::new(streams.len(), window);
     let inputs = found.inputs;
     let job = Arc::new(Job {
         inputs,
+        streams,
         queue,
         recognizer,
         adaptation,
         settings_key,
         threads,
         to,
+        state: settings.adaptation.state.clone(),
         interrupt,
         profile: settings.adaptation.save_adapted.as_ref().map(|_| Mutex::default()),
     });

@@ -1,14 +1,15 @@
 //! What the arguments mean: checked against each other, with the defaults filled in.
 
 use super::arguments::{AdaptationArguments, Arguments, CompatChoice, Device, FormatChoice, MethodChoice};
+use super::streams::StreamBy;
 use crate::cli::{Failure, cores};
 use crate::output::Format;
-use crate::{AdaptationConfig, Compatibility, ModelInfo, Recognizer};
+use crate::{AdaptationConfig, Compatibility, ModelInfo, Recognizer, Reset, Settled};
 use std::path::{Path, PathBuf};
 
 /// Raised when the same audio, model and settings would give other outputs than before, so that a resumed run
 /// does them again.
-const OUTPUT_SCHEMA: u32 = 1;
+const OUTPUT_SCHEMA: u32 = 2;
 /// More sessions than this by default would cost more memory than they save time.
 const MOST_DEFAULT_JOBS: usize = 8;
 
@@ -45,6 +46,16 @@ impl Settings {
                 "--save-adapted needs adaptation: leave out --adapt none and --steps 0",
             ));
         }
+        check_continual(&typed.adaptation)?;
+        let suta = matches!(
+            typed.adaptation.adapt,
+            None | Some(MethodChoice::Suta | MethodChoice::None)
+        );
+        if typed.adaptation.fast && !suta {
+            return Err(Failure::usage(
+                "--fast is chosen for SUTA: leave out --adapt, or give --steps and --lr instead of --fast",
+            ));
+        }
         Ok(Self {
             paths: typed.paths,
             model: typed.model,
@@ -62,12 +73,66 @@ impl Settings {
         self.paths.len() == 1 && self.paths.first().is_some_and(|path| !path.is_dir())
     }
 
-    /// Sessions at the same time, and the threads of each.
-    pub(super) fn parallelism(&self, files: usize) -> (usize, usize) {
+    /// Sessions at the same time for so many streams, and the threads of each.
+    pub(super) fn parallelism(&self, streams: usize) -> (usize, usize) {
         let cores = cores();
-        let jobs = self.jobs.unwrap_or(cores.min(MOST_DEFAULT_JOBS)).min(files).max(1);
+        let jobs = self.jobs.unwrap_or(cores.min(MOST_DEFAULT_JOBS)).min(streams).max(1);
         (jobs, (cores / jobs).max(1))
     }
+}
+
+/// The options of continual methods, against each other and the method.
+fn check_continual(typed: &AdaptationArguments) -> Result<(), Failure> {
+    let continual = typed.is_continual();
+    let dsuta = typed.adapt == Some(MethodChoice::Dsuta);
+    let needs = [
+        ("--reset", typed.reset.is_some(), dsuta, "--adapt dsuta"),
+        ("--buffer", typed.buffer.is_some(), dsuta, "--adapt dsuta"),
+        (
+            "--stochastic-restore",
+            typed.stochastic_restore.is_some(),
+            dsuta,
+            "--adapt dsuta",
+        ),
+        (
+            "--state",
+            typed.state.is_some(),
+            continual,
+            "--adapt csuta, dsuta or awmc",
+        ),
+        (
+            "--stream-by",
+            typed.stream_by.is_some(),
+            continual,
+            "--adapt csuta, dsuta or awmc",
+        ),
+    ];
+    if let Some((option, .., method)) = needs.iter().find(|(_, given, has, _)| *given && !has) {
+        return Err(Failure::usage(format_args!("{option} needs {method}")));
+    }
+    if continual && typed.save_adapted.is_some() {
+        return Err(Failure::usage(
+            "--save-adapted is for methods that start each utterance anew; a continual one keeps its stream with --state",
+        ));
+    }
+    let shortened = typed.stop_when_settled.is_some() || typed.skip_confident.is_some() || typed.safeguard;
+    if typed.adapt == Some(MethodChoice::Awmc) && shortened {
+        return Err(Failure::usage(
+            "--adapt awmc takes all its steps: leave out --stop-when-settled, --skip-confident and --safeguard",
+        ));
+    }
+    let by_directory = typed.stream_by == Some(StreamBy::Directory);
+    if typed.state.is_some() && typed.stream_by.as_ref().is_some_and(|by| *by != StreamBy::All) {
+        return Err(Failure::usage(
+            "--state keeps one stream: leave out --stream-by, or keep the streams in an output directory (-o DIR)",
+        ));
+    }
+    if typed.reset == Some(Reset::Oracle) && by_directory {
+        return Err(Failure::usage(
+            "--reset oracle resets where the directory changes, which within --stream-by directory it never does",
+        ));
+    }
+    Ok(())
 }
 
 fn distinct_formats(choices: &[FormatChoice]) -> Vec<Format> {
@@ -91,18 +156,47 @@ pub(super) fn adaptation(typed: &AdaptationArguments, of_model: AdaptationConfig
     let mut config = match typed.adapt {
         Some(MethodChoice::None) => return AdaptationConfig::none(),
         Some(MethodChoice::Sdpl) => AdaptationConfig::sdpl(),
+        Some(MethodChoice::Awmc) => AdaptationConfig::awmc(),
+        Some(MethodChoice::Csuta) => with_learning_rate_of(AdaptationConfig::csuta(), &of_model, typed.paper),
+        Some(MethodChoice::Dsuta) => with_learning_rate_of(AdaptationConfig::dsuta(), &of_model, typed.paper),
         Some(MethodChoice::Suta) | None if typed.paper => AdaptationConfig::paper(),
         Some(MethodChoice::Suta) | None => of_model,
     };
+    if typed.fast {
+        config = config.fast();
+    }
     config.steps = typed.steps.map_or(config.steps, usize::from);
     config.learning_rate = typed.lr.unwrap_or(config.learning_rate);
     config.temperature = typed.temperature.unwrap_or(config.temperature);
     config.parameters = typed.parameters.unwrap_or(config.parameters);
     config.top_layers = typed.top_layers.map(usize::from);
-    if typed.compat == Some(CompatChoice::Suta) {
-        config.compatibility = Compatibility::Suta;
+    config.continual.reset = typed.reset.unwrap_or(config.continual.reset);
+    config.continual.buffer = typed.buffer.map_or(config.continual.buffer, usize::from);
+    config.continual.restore_probability = typed.stochastic_restore.unwrap_or(0.0);
+    if let Some(loss_change) = typed.stop_when_settled {
+        let steps = typed.settled_steps.map_or(Settled::default().steps, usize::from);
+        config.stop_when_settled = Some(Settled { loss_change, steps });
+    }
+    config.skip_confident = typed.skip_confident.or(config.skip_confident);
+    config.safeguard |= typed.safeguard;
+    match typed.compat {
+        Some(CompatChoice::Suta) => config.compatibility = Compatibility::Suta,
+        Some(CompatChoice::Dsuta) => config.compatibility = Compatibility::Dsuta,
+        None => {}
     }
     config
+}
+
+/// How fast and which tensors a model moves is its own; how many steps, the method's.
+fn with_learning_rate_of(method: AdaptationConfig, of_model: &AdaptationConfig, paper: bool) -> AdaptationConfig {
+    if paper {
+        return method;
+    }
+    AdaptationConfig {
+        learning_rate: of_model.learning_rate,
+        parameters: of_model.parameters,
+        ..method
+    }
 }
 
 /// The options typed that `--adapt none` leaves without effect.
@@ -116,8 +210,12 @@ pub(super) fn idle_options(typed: &AdaptationArguments) -> Vec<&'static str> {
         ("--temperature", typed.temperature.is_some()),
         ("--parameters", typed.parameters.is_some()),
         ("--top-layers", typed.top_layers.is_some()),
+        ("--stop-when-settled", typed.stop_when_settled.is_some()),
+        ("--skip-confident", typed.skip_confident.is_some()),
+        ("--safeguard", typed.safeguard),
         ("--compat", typed.compat.is_some()),
         ("--paper", typed.paper),
+        ("--fast", typed.fast),
     ];
     options
         .into_iter()
@@ -151,6 +249,8 @@ pub(super) fn load_model(dir: Option<&Path>, profile: Option<&Path>) -> Result<R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::{Args, FromArgMatches};
+    use serde_json::json;
 
     #[test]
     fn single_options_override_the_papers() {
@@ -183,6 +283,63 @@ mod tests {
         };
         assert_eq!(adaptation(&typed, AdaptationConfig::paper()), AdaptationConfig::none());
         assert_eq!(idle_options(&typed), ["--lr"]);
+    }
+
+    #[test]
+    fn every_option_of_cost_is_recorded_and_makes_another_settings_key() {
+        let model = ModelInfo {
+            name: String::new(),
+            identity: String::new(),
+            architecture: String::new(),
+            parameters: 0,
+            vocabulary: 0,
+        };
+        let typed = |arguments: &[&str]| {
+            let words = ["transcribe", "a.wav"].iter().chain(arguments);
+            let matches = Arguments::augment_args(clap::Command::new("transcribe")).get_matches_from(words);
+            Arguments::from_arg_matches(&matches).expect("arguments").adaptation
+        };
+        let mut keys = Vec::new();
+        for (arguments, recorded) in [
+            (vec![], json!({})),
+            (
+                vec!["--stop-when-settled"],
+                json!({ "stop_when_settled": Settled::default() }),
+            ),
+            (
+                vec!["--stop-when-settled=0.05", "--settled-steps", "2"],
+                json!({ "stop_when_settled": { "loss_change": 0.05, "steps": 2 } }),
+            ),
+            (vec!["--skip-confident", "0.3"], json!({ "skip_confident": 0.3 })),
+            (vec!["--safeguard"], json!({ "safeguard": true })),
+            (vec!["--top-layers", "2"], json!({ "top_layers": 2 })),
+            (vec!["--fast"], json!(AdaptationConfig::paper().fast())),
+            (vec!["--fast", "--steps", "5"], json!({ "steps": 5 })),
+        ] {
+            let config = adaptation(&typed(&arguments), AdaptationConfig::paper());
+            let written = json!(config);
+            for (field, value) in recorded.as_object().expect("an object") {
+                assert_eq!(&written[field], value, "{arguments:?}");
+            }
+            assert_eq!(
+                serde_json::from_value::<AdaptationConfig>(written).expect("a config"),
+                config
+            );
+            keys.push(settings_key(&model, &config));
+        }
+        for (index, key) in keys.iter().enumerate() {
+            assert!(!keys[..index].contains(key), "options {index} share a key");
+        }
+    }
+
+    #[test]
+    fn settings_written_before_an_option_existed_are_read() {
+        let old = json!({ "method": "suta", "steps": 10, "learning_rate": 2e-5, "temperature": 2.5,
+            "entropy_weight": 0.3, "parameters": "layer-norm+feature" });
+        let config: AdaptationConfig = serde_json::from_value(old.clone()).expect("a config");
+        assert_eq!(config, AdaptationConfig::paper());
+        // And the other way: an option that is off leaves no trace.
+        assert_eq!(json!(config), old);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::inputs::{Input, Source};
 use super::journal::{Entry, Status};
 use super::outputs::{OutputDir, WriteError};
 use super::queue::Queue;
+use super::streams::{self, Course, Stream};
 use crate::adapt::Profile;
 use crate::audio::{AudioReader, SAMPLE_RATE, Segment};
 use crate::cli::interrupt::Interrupt;
@@ -22,12 +23,16 @@ const LONGEST_UTTERANCE: f64 = 30.0;
 /// What every worker of a run shares.
 pub(super) struct Job {
     pub(super) inputs: Vec<Input>,
+    /// What is taken from the queue.
+    pub(super) streams: Vec<Stream>,
     pub(super) queue: Queue,
     pub(super) recognizer: Recognizer,
     pub(super) adaptation: AdaptationConfig,
     pub(super) settings_key: String,
     pub(super) threads: usize,
     pub(super) to: Destination,
+    /// Where the one stream is kept, when the user says so.
+    pub(super) state: Option<PathBuf>,
     pub(super) interrupt: Interrupt,
     /// What all workers' utterances make of the model, when the run is to save that.
     pub(super) profile: Option<Mutex<Profile>>,
@@ -142,16 +147,50 @@ pub(super) fn quiet_panics() {
 pub(super) fn work(job: &Job, events: Sender<Event>) {
     let notice = EndNotice(events);
     let mut session = None;
-    while let Some(index) = job.queue.take() {
+    while let Some(stream) = job.queue.take() {
+        let Some(stream) = job.streams.get(stream) else { return };
+        if !follow(job, stream, &mut session, &notice.0) {
+            return;
+        }
+    }
+}
+
+/// One stream's recordings in order; `false` when nobody listens any more.
+fn follow(job: &Job, stream: &Stream, session: &mut Option<Session>, events: &Sender<Event>) -> bool {
+    let (mut course, done) = match begin(job, stream) {
+        Ok(begun) => begun,
+        Err(message) => {
+            let index = stream.inputs.first().copied().unwrap_or_default();
+            let outcome = Outcome::Fatal(message);
+            return events.send(Event::Finished { index, outcome }).is_ok();
+        }
+    };
+    for (place, &index) in stream.inputs.iter().enumerate() {
+        if place < done {
+            if let (Some(course), Some(input)) = (&mut course, job.inputs.get(index)) {
+                course.skipped(streams::folder(input));
+            }
+            let outcome = Outcome::Skipped;
+            if events.send(Event::Finished { index, outcome }).is_err() {
+                return false;
+            }
+            continue;
+        }
         // After a panic the session is in an unknown state; it is dropped with the unwinding.
         let mut mine = session.take();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let outcome = process(job, index, &mut mine, &notice.0);
+            let outcome = process(
+                job,
+                index,
+                &mut mine,
+                stream.key.as_deref().zip(course.as_mut()),
+                events,
+            );
             (outcome, mine)
         }));
         let outcome = match outcome {
             Ok((outcome, kept)) => {
-                session = kept;
+                *session = kept;
                 outcome
             }
             Err(panic) => Outcome::Failed(describe_panic(panic.as_ref())),
@@ -162,10 +201,39 @@ pub(super) fn work(job: &Job, events: Sender<Event>) {
             }
             (outcome, _) => outcome,
         };
-        if notice.0.send(Event::Finished { index, outcome }).is_err() {
-            return;
+        let ended = matches!(outcome, Outcome::Fatal(_) | Outcome::Interrupted);
+        if events.send(Event::Finished { index, outcome }).is_err() || ended {
+            return false;
         }
     }
+    true
+}
+
+/// Where a stream begins, and how many of its recordings are behind it; `None` where nothing is carried.
+fn begin(job: &Job, stream: &Stream) -> Result<(Option<Course>, usize), String> {
+    let Some(key) = &stream.key else {
+        return Ok((None, 0));
+    };
+    let of_user = job
+        .state
+        .as_deref()
+        .map(|file| Course::from_file(file, job.recognizer.info(), &job.adaptation))
+        .transpose()
+        .map_err(|error| error.to_string())?;
+    let Destination::Directory(directory) = &job.to else {
+        return Ok((Some(of_user.unwrap_or_else(|| Course::new(None))), 0));
+    };
+    let (known, mut course) = match of_user {
+        Some(course) => (true, course),
+        None => (false, Course::new(Some(directory.root().join(streams::file_name(key))))),
+    };
+    let inputs = stream.inputs.iter().filter_map(|index| job.inputs.get(*index));
+    // A recording that cannot be read fails in its turn; nothing from it on is done.
+    let contents: Vec<_> = inputs
+        .map(|input| content_hash(&input.source).unwrap_or_default())
+        .collect();
+    let done = course.resume(directory, &stream.inputs, &contents, &job.settings_key, known);
+    Ok((Some(course), done))
 }
 
 fn describe_panic(panic: &(dyn std::any::Any + Send)) -> String {
@@ -181,18 +249,18 @@ fn record_failure(job: &Job, index: usize, directory: &OutputDir, message: Strin
     let Some(input) = job.inputs.get(index) else {
         return Outcome::Failed(message);
     };
-    match directory.record_failure(entry(job, input, None), &message) {
+    match directory.record_failure(entry(input, None, job.settings_key.clone()), &message) {
         Ok(()) => Outcome::Failed(message),
         Err(WriteError::File(error) | WriteError::Fatal(error)) => Outcome::Fatal(error),
     }
 }
 
-fn entry(job: &Job, input: &Input, content: Option<String>) -> Entry {
+fn entry(input: &Input, content: Option<String>, settings: String) -> Entry {
     Entry {
         status: Status::Writing,
         file: input.name.clone(),
         content,
-        settings: job.settings_key.clone(),
+        settings,
         outputs: Vec::new(),
         formats: Vec::new(),
         duration: 0.0,
@@ -202,26 +270,35 @@ fn entry(job: &Job, input: &Input, content: Option<String>) -> Entry {
     }
 }
 
-fn process(job: &Job, index: usize, session: &mut Option<Session>, events: &Sender<Event>) -> Outcome {
+/// One recording; in a continual method's stream, the next one of its course.
+fn process(
+    job: &Job,
+    index: usize,
+    session: &mut Option<Session>,
+    mut stream: Option<(&str, &mut Course)>,
+    events: &Sender<Event>,
+) -> Outcome {
     let Some(input) = job.inputs.get(index) else {
         return Outcome::Failed("no such input".to_string());
     };
     let begun = Instant::now();
     let mut content = None;
-    if let Destination::Directory(directory) = &job.to {
-        if let Err(message) = directory.check(index) {
-            return Outcome::Failed(message);
-        }
+    if let Destination::Directory(directory) = &job.to
+        && let Err(message) = directory.check(index)
+    {
+        return Outcome::Failed(message);
+    }
+    if stream.is_some() || matches!(job.to, Destination::Directory(_)) {
         content = match content_hash(&input.source) {
             Ok(content) => content,
             Err(error) => return Outcome::Failed(format!("it could not be read: {error}")),
         };
-        if content
-            .as_deref()
-            .is_some_and(|content| directory.is_done(index, content, &job.settings_key))
-        {
-            return Outcome::Skipped;
-        }
+    }
+    // What is done in a stream, its course knows.
+    if let (Destination::Directory(directory), Some(content), None) = (&job.to, &content, &stream)
+        && directory.is_done(index, content, &job.settings_key)
+    {
+        return Outcome::Skipped;
     }
     let session = match session {
         Some(session) => session,
@@ -237,6 +314,13 @@ fn process(job: &Job, index: usize, session: &mut Option<Session>, events: &Send
     };
     // What a recording that failed half-way left.
     session.take_profile();
+    let mut settings_key = job.settings_key.clone();
+    if let Some((_, course)) = &mut stream {
+        settings_key = course.settings_key(&settings_key);
+        if let Err(error) = course.place(session, &streams::folder(input)) {
+            return Outcome::Fatal(error.to_string());
+        }
+    }
     let (transcript, warnings) = match transcribe(job, index, input, session, events) {
         Ok(Some(transcribed)) => transcribed,
         Ok(None) => return Outcome::Interrupted,
@@ -251,6 +335,7 @@ fn process(job: &Job, index: usize, session: &mut Option<Session>, events: &Send
         transcript: &transcript,
         model: job.recognizer.info(),
         settings: &job.adaptation,
+        stream: stream.as_ref().map(|(key, _)| *key),
         warnings: &warnings,
     };
     let (mut text, mut outputs) = (None, Vec::new());
@@ -261,13 +346,20 @@ fn process(job: &Job, index: usize, session: &mut Option<Session>, events: &Send
             let entry = Entry {
                 duration,
                 seconds,
-                ..entry(job, input, content)
+                ..entry(input, content.clone(), settings_key)
             };
             match directory.write(index, entry, |format| format.render(&document)) {
                 Ok(written) => outputs = written,
                 Err(WriteError::File(message)) => return Outcome::Failed(message),
                 Err(WriteError::Fatal(message)) => return Outcome::Fatal(message),
             }
+        }
+    }
+    // After the outputs: a run that is killed between the two makes them once more, from the state before.
+    if let Some((_, course)) = stream {
+        course.heard(session, content.as_deref(), streams::folder(input));
+        if let Err(message) = course.save() {
+            return Outcome::Fatal(message);
         }
     }
     let entropy = Entropy::of(&transcript);

@@ -1,0 +1,145 @@
+//! Continual policies: what is carried from one utterance to the next, and when it is forgotten. Each is a small state
+//! machine over [`Moves`].
+
+mod awmc;
+mod csuta;
+mod dsuta;
+mod reset;
+
+use super::HostSnapshot;
+use super::episode::Episode;
+use super::stepper::{Moves, Stepper};
+use crate::engine::{Backend, EngineError};
+use crate::{AdaptationConfig, Method};
+use awmc::Awmc;
+use csuta::Csuta;
+use dsuta::Dsuta;
+use std::collections::BTreeMap;
+
+/// What is carried, and how; `S` is a state of the adapted parameters.
+pub(super) enum Policy<S> {
+    /// Nothing is.
+    Episodic,
+    Csuta(Csuta<S>),
+    Dsuta(Dsuta<S>),
+    Awmc(Awmc<S>),
+}
+
+impl<S> Policy<S> {
+    /// At the start of a stream.
+    pub(super) fn new<M: Moves<Snapshot = S>>(config: &AdaptationConfig, moves: &mut M) -> Result<Self, EngineError> {
+        Ok(match config.method {
+            Method::None | Method::Suta | Method::Sdpl => Self::Episodic,
+            Method::Csuta => Self::Csuta(Csuta::new(moves)?),
+            Method::Dsuta => Self::Dsuta(Dsuta::new(&config.continual, moves)?),
+            Method::Awmc => Self::Awmc(Awmc::new(config.continual.average, moves)?),
+        })
+    }
+
+    /// Back to the start of a stream.
+    pub(super) fn begin<M: Moves<Snapshot = S>>(&mut self, moves: &mut M) {
+        match self {
+            Self::Episodic => {}
+            Self::Csuta(csuta) => csuta.begin(moves),
+            Self::Dsuta(dsuta) => dsuta.begin(moves),
+            Self::Awmc(awmc) => awmc.begin(moves),
+        }
+    }
+
+    /// The next utterance is of another domain.
+    pub(super) fn domain_changed<M: Moves<Snapshot = S>>(&mut self, moves: &mut M) {
+        if let Self::Dsuta(dsuta) = self {
+            dsuta.domain_changed(moves);
+        }
+    }
+
+    /// Makes what is carried the present state.
+    pub(super) fn show<M: Moves<Snapshot = S>>(&self, moves: &mut M) {
+        match self {
+            Self::Episodic => {}
+            Self::Csuta(csuta) => csuta.show(moves),
+            Self::Dsuta(dsuta) => dsuta.show(moves),
+            Self::Awmc(awmc) => awmc.show(moves),
+        }
+    }
+
+    /// Everything that is carried.
+    pub(super) fn save<M: Moves<Snapshot = S>>(&self, moves: &mut M) -> PolicyState {
+        let mut state = PolicyState::default();
+        match self {
+            Self::Episodic => {}
+            Self::Csuta(csuta) => csuta.save(moves, &mut state),
+            Self::Dsuta(dsuta) => dsuta.save(moves, &mut state),
+            Self::Awmc(awmc) => awmc.save(moves, &mut state),
+        }
+        state
+    }
+
+    /// Goes on from what was saved; `None`, half-way, when it lacks something or has another model's lengths.
+    pub(super) fn load<M: Moves<Snapshot = S>>(&mut self, moves: &mut M, state: &PolicyState) -> Option<()> {
+        match self {
+            Self::Episodic => Some(()),
+            Self::Csuta(csuta) => csuta.load(moves, state),
+            Self::Dsuta(dsuta) => dsuta.load(moves, state),
+            Self::Awmc(awmc) => awmc.load(moves, state),
+        }
+    }
+}
+
+/// Everything that a policy carries, by name, on the host.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PolicyState {
+    /// Counters.
+    pub counts: BTreeMap<String, u64>,
+    /// Statistics.
+    pub statistics: BTreeMap<String, Vec<f64>>,
+    /// Adapted values, moments, utterances.
+    pub tensors: BTreeMap<String, Vec<f32>>,
+}
+
+impl PolicyState {
+    fn count(&self, name: &str) -> Option<u64> {
+        self.counts.get(name).copied()
+    }
+
+    fn set_count(&mut self, name: &str, count: u64) {
+        self.counts.insert(name.into(), count);
+    }
+
+    fn put_snapshot(&mut self, name: &str, snapshot: HostSnapshot) {
+        self.set_count(&format!("{name}.step"), snapshot.step.into());
+        for (part, values) in [
+            ("values", snapshot.values),
+            ("first_moment", snapshot.first_moment),
+            ("second_moment", snapshot.second_moment),
+        ] {
+            self.tensors.insert(format!("{name}.{part}"), values);
+        }
+    }
+
+    fn snapshot(&self, name: &str) -> Option<HostSnapshot> {
+        let part = |part: &str| self.tensors.get(&format!("{name}.{part}")).cloned();
+        Some(HostSnapshot {
+            values: part("values")?,
+            first_moment: part("first_moment")?,
+            second_moment: part("second_moment")?,
+            step: u32::try_from(self.count(&format!("{name}.step"))?).ok()?,
+        })
+    }
+}
+
+/// Runs the loaded utterance from a carried state, which becomes the present one. `false`, with the present state
+/// undefined, when its output is not finite.
+fn start_from<B: Backend>(stepper: &mut Stepper<'_, B>, state: &super::Snapshot<B>, episode: &mut Episode) -> bool {
+    // What the source model's forward pass left.
+    let first = stepper.objective();
+    episode.first = first.loss.is_finite().then_some(first);
+    stepper.restore(state);
+    stepper.forward();
+    let logits = stepper.logits();
+    let finite = logits.iter().all(|logit| logit.is_finite());
+    if finite {
+        episode.adapted_logits = logits;
+    }
+    finite
+}

@@ -1,0 +1,324 @@
+//! The moves that adaptation is made of, on one model: load an utterance, run it, look at its objective, go down its
+//! gradient, keep a state and go back to one.
+
+use super::{AdaptedParameters, HostSnapshot, Selection, Snapshot, pseudo_label_loss};
+use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Rows};
+use crate::model::{Activations, CtcModel, KEEP_NOTHING};
+use crate::{AdaptationConfig, Compatibility};
+use std::sync::Arc;
+
+/// Every move on an utterance comes after [`Stepper::load`].
+const LOADED: &str = "an utterance is loaded";
+
+/// What a stepper works on: a model, the tensors of it that move, memory for the activations.
+pub(super) struct Bench<B: Backend> {
+    model: Arc<CtcModel<B>>,
+    terms: ObjectiveTerms,
+    optimizer: AdamW,
+    over_time: bool,
+    pub(super) parameters: AdaptedParameters<B>,
+    arena: Arena<B>,
+    /// What lies below is computed once an utterance, and nothing is kept of it.
+    lowest: usize,
+    keep_from: usize,
+    loaded: Option<Activations>,
+    /// The stage that the next forward pass starts at.
+    from: usize,
+    passes: Passes,
+}
+
+/// Passes computed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Passes {
+    pub(super) forwards: usize,
+    pub(super) backwards: usize,
+}
+
+impl<B: Backend> Bench<B> {
+    /// Memory for the store; the arena grows with the first utterances.
+    pub(super) fn new(backend: &B, model: Arc<CtcModel<B>>, config: &AdaptationConfig) -> Result<Self, EngineError> {
+        let steps = config.planned_steps();
+        let selection = (steps > 0).then_some(Selection {
+            choice: config.parameters,
+            top_layers: config.top_layers,
+            compatibility: config.compatibility,
+        });
+        let parameters = AdaptedParameters::new(backend, model.weights().clone(), selection)?;
+        let lowest = model.lowest_adapted_stage(&parameters);
+        Ok(Self {
+            terms: ObjectiveTerms {
+                temperature: config.temperature,
+                entropy_weight: config.entropy_weight,
+                blank: model.config().blank,
+            },
+            optimizer: AdamW::suta(config.learning_rate),
+            over_time: config.compatibility == Compatibility::Suta,
+            arena: Arena::new(backend, 0)?,
+            keep_from: if steps > 0 { lowest } else { KEEP_NOTHING },
+            parameters,
+            lowest,
+            loaded: None,
+            from: 0,
+            passes: Passes::default(),
+            model,
+        })
+    }
+
+    /// The bench's moves on a backend.
+    pub(super) fn on<'a>(&'a mut self, backend: &'a B) -> Stepper<'a, B> {
+        Stepper { backend, bench: self }
+    }
+}
+
+/// States to keep and to go back to, and what is done between: all that a policy over whole utterances needs.
+///
+/// A state is the adapted values and the optimizer's moments. Utterances are model inputs.
+pub(super) trait Moves {
+    /// A state that was kept.
+    type Snapshot;
+
+    /// Keeps the present state.
+    fn snapshot(&self) -> Result<Self::Snapshot, EngineError>;
+    /// The same into memory that is already there.
+    fn snapshot_into(&self, snapshot: &mut Self::Snapshot);
+    /// Back to a state.
+    fn restore(&mut self, snapshot: &Self::Snapshot);
+    /// Back to the source model, with an optimizer that has seen nothing.
+    fn restore_source(&mut self);
+    /// The adapted values alone.
+    fn values(&self) -> Vec<f32>;
+    /// Puts them in place; the moments stay.
+    fn set_values(&mut self, values: &[f32]);
+    /// The source model's.
+    fn source_values(&self) -> Vec<f32>;
+    /// The objective of an utterance; `None` when it is too short.
+    fn look(&mut self, input: &[f32]) -> Result<Option<ObjectiveValue>, EngineError>;
+    /// The same, and the gradient of the objective times `weight` is added to what is there. An utterance without a
+    /// non-blank frame adds nothing.
+    fn accumulate(&mut self, input: &[f32], weight: f64) -> Result<Option<ObjectiveValue>, EngineError>;
+    /// Forgets the gradients.
+    fn zero_gradients(&mut self);
+    /// One optimizer step along the gradients; `false` when it was not taken because one was not finite.
+    fn step(&mut self) -> bool;
+    /// Whether the present state is finite throughout.
+    fn is_finite(&self) -> bool;
+    /// A state's copy on the host.
+    fn download(&self, snapshot: &Self::Snapshot) -> HostSnapshot;
+    /// The reverse; `false` when it is another model's.
+    fn upload(&self, from: &HostSnapshot, to: &mut Self::Snapshot) -> bool;
+}
+
+/// A bench's moves on a backend.
+pub(super) struct Stepper<'a, B: Backend> {
+    backend: &'a B,
+    bench: &'a mut Bench<B>,
+}
+
+impl<B: Backend> Stepper<'_, B> {
+    /// Loads an utterance and gives its frames; 0 when it is too short for a single one.
+    pub(super) fn load(&mut self, input: &[f32]) -> Result<usize, EngineError> {
+        let (backend, bench) = (self.backend, &mut *self.bench);
+        bench.loaded = None;
+        let Some((plan, activations)) = bench.model.plan(backend, input.len(), bench.keep_from) else {
+            return Ok(0);
+        };
+        bench.arena.reserve(backend, &plan)?;
+        bench.model.load_input(backend, &mut bench.arena, &activations, input);
+        let frames = activations.output_frames();
+        (bench.loaded, bench.from) = (Some(activations), 0);
+        Ok(frames)
+    }
+
+    fn activations(&self) -> &Activations {
+        self.bench.loaded.as_ref().expect(LOADED)
+    }
+
+    /// Runs the loaded utterance; after the first time from the lowest adapted stage only.
+    pub(super) fn forward(&mut self) {
+        let Bench {
+            model,
+            parameters,
+            arena,
+            loaded,
+            from,
+            lowest,
+            passes,
+            ..
+        } = &mut *self.bench;
+        let activations = loaded.as_ref().expect(LOADED);
+        model.forward(self.backend, parameters, arena, activations, *from);
+        *from = *lowest;
+        passes.forwards += 1;
+    }
+
+    /// The last forward pass's logits, `[T, V]`.
+    pub(super) fn logits(&self) -> Vec<f32> {
+        let mut host = vec![0.0; self.activations().logits().len];
+        self.download_logits(&mut host);
+        host
+    }
+
+    /// The same into memory that is already there.
+    pub(super) fn download_logits(&self, host: &mut [f32]) {
+        let logits = self.activations().logits();
+        self.backend.download(self.bench.arena.view(self.backend, logits), host);
+    }
+
+    /// SUTA's objective of the last forward pass; leaves its gradient for [`Stepper::backward`].
+    pub(super) fn objective(&mut self) -> ObjectiveValue {
+        let bench = &mut *self.bench;
+        let activations = bench.loaded.as_ref().expect(LOADED);
+        let shape = Rows {
+            rows: activations.output_frames(),
+            cols: bench.model.config().vocab_size,
+        };
+        let ([logits], [dlogits]) = bench
+            .arena
+            .split(self.backend, [activations.logits()], [activations.dlogits()]);
+        self.backend.entropy_mcc(&bench.terms, shape, logits, dlogits)
+    }
+
+    /// CTC of a target, divided by its length; its gradient takes the place of the objective's.
+    pub(super) fn pseudo_label(&mut self, target: &[usize]) -> f64 {
+        let (loss, gradient) = self.pseudo_label_gradient(target);
+        self.set_gradient(&gradient);
+        loss
+    }
+
+    /// The same, and the gradient with respect to the logits, `[T, V]`, on the host.
+    pub(super) fn pseudo_label_gradient(&self, target: &[usize]) -> (f64, Vec<f32>) {
+        let (logits, classes, blank) = (self.logits(), self.classes(), self.blank());
+        let mut gradient = vec![0.0; logits.len()];
+        let loss = pseudo_label_loss(&logits, classes, target, blank, self.bench.over_time, &mut gradient);
+        (loss, gradient)
+    }
+
+    /// Puts a gradient with respect to the logits, `[T, V]`, in the place of the objective's.
+    pub(super) fn set_gradient(&mut self, dlogits: &[f32]) {
+        let place = self.activations().dlogits();
+        self.backend
+            .upload(dlogits, self.bench.arena.view_mut(self.backend, place));
+    }
+
+    fn scale_gradient(&mut self, weight: f64) {
+        let place = self.activations().dlogits();
+        let mut dlogits = vec![0.0; place.len];
+        self.backend
+            .download(self.bench.arena.view(self.backend, place), &mut dlogits);
+        dlogits.iter_mut().for_each(|d| *d *= weight as f32);
+        self.set_gradient(&dlogits);
+    }
+
+    /// Adds the parameters' gradients to what is there.
+    pub(super) fn backward(&mut self) {
+        let bench = &mut *self.bench;
+        let activations = bench.loaded.as_ref().expect(LOADED);
+        bench
+            .model
+            .backward(self.backend, &mut bench.parameters, &mut bench.arena, activations);
+        bench.passes.backwards += 1;
+    }
+
+    /// Whether every gradient is finite.
+    pub(super) fn gradients_are_finite(&self) -> bool {
+        self.bench.parameters.gradients_are_finite(self.backend)
+    }
+
+    /// One optimizer step along the gradients, whatever they are.
+    pub(super) fn update(&mut self, optimizer: &AdamW) {
+        self.bench.parameters.update(self.backend, optimizer);
+    }
+
+    /// The optimizer's settings.
+    pub(super) fn optimizer(&self) -> AdamW {
+        self.bench.optimizer
+    }
+
+    /// Symbols of the output.
+    pub(super) fn classes(&self) -> usize {
+        self.bench.model.config().vocab_size
+    }
+
+    /// The blank's index.
+    pub(super) fn blank(&self) -> usize {
+        self.bench.terms.blank
+    }
+
+    /// The passes computed since the last call.
+    pub(super) fn take_passes(&mut self) -> Passes {
+        std::mem::take(&mut self.bench.passes)
+    }
+}
+
+impl<B: Backend> Moves for Stepper<'_, B> {
+    type Snapshot = Snapshot<B>;
+
+    fn snapshot(&self) -> Result<Snapshot<B>, EngineError> {
+        self.bench.parameters.snapshot(self.backend)
+    }
+
+    fn snapshot_into(&self, snapshot: &mut Snapshot<B>) {
+        self.bench.parameters.snapshot_into(self.backend, snapshot);
+    }
+
+    fn restore(&mut self, snapshot: &Snapshot<B>) {
+        self.bench.parameters.restore(self.backend, snapshot);
+    }
+
+    fn restore_source(&mut self) {
+        self.bench.parameters.restore_source(self.backend);
+    }
+
+    fn values(&self) -> Vec<f32> {
+        self.bench.parameters.values(self.backend)
+    }
+
+    fn set_values(&mut self, values: &[f32]) {
+        self.bench.parameters.set_values(self.backend, values);
+    }
+
+    fn source_values(&self) -> Vec<f32> {
+        self.bench.parameters.source_values(self.backend)
+    }
+
+    fn look(&mut self, input: &[f32]) -> Result<Option<ObjectiveValue>, EngineError> {
+        if self.load(input)? == 0 {
+            return Ok(None);
+        }
+        self.forward();
+        Ok(Some(self.objective()))
+    }
+
+    fn accumulate(&mut self, input: &[f32], weight: f64) -> Result<Option<ObjectiveValue>, EngineError> {
+        let objective = self.look(input)?;
+        if objective.is_some_and(|objective| objective.non_blank_frames > 0) {
+            self.scale_gradient(weight);
+            self.backward();
+        }
+        Ok(objective)
+    }
+
+    fn zero_gradients(&mut self) {
+        self.bench.parameters.zero_gradients(self.backend);
+    }
+
+    fn step(&mut self) -> bool {
+        let finite = self.gradients_are_finite();
+        if finite {
+            self.update(&self.optimizer());
+        }
+        finite
+    }
+
+    fn is_finite(&self) -> bool {
+        self.bench.parameters.are_finite(self.backend)
+    }
+
+    fn download(&self, snapshot: &Snapshot<B>) -> HostSnapshot {
+        self.bench.parameters.download(self.backend, snapshot)
+    }
+
+    fn upload(&self, from: &HostSnapshot, to: &mut Snapshot<B>) -> bool {
+        self.bench.parameters.upload(self.backend, from, to)
+    }
+}
