@@ -15,7 +15,7 @@ mod transcript;
 
 pub use adaptation::{AdaptationConfig, Compatibility, Method, ParameterChoice};
 pub use recognizer::{Error, ModelInfo, Recognizer, Session};
-pub use transcript::{Guard, Transcript, Utterance, Word};
+pub use transcript::{Guard, Trace, Transcript, Utterance, Word};
 
 /// This crate's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

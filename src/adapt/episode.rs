@@ -6,6 +6,7 @@ use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, Objectiv
 use crate::model::{Activations, CtcModel, KEEP_NOTHING};
 use crate::{AdaptationConfig, Compatibility, Guard, Method};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// One worker's adaptation state for one model: the store, the arena, the last good state.
 pub struct Adapter<B: Backend> {
@@ -14,6 +15,7 @@ pub struct Adapter<B: Backend> {
     parameters: AdaptedParameters<B>,
     last_good: Snapshot<B>,
     arena: Arena<B>,
+    kept_steps: Vec<usize>,
 }
 
 /// What adapting to one utterance gave.
@@ -35,6 +37,12 @@ pub struct Episode {
     pub steps: usize,
     /// Set when a guard cut the adaptation short.
     pub guard: Option<Guard>,
+    /// The steps asked for with [`Adapter::keep_logits_after`], and the logits after each, `[T, V]`.
+    pub step_logits: Vec<(usize, Vec<f32>)>,
+    /// Forward passes made.
+    pub forwards: usize,
+    /// Wall-clock seconds to the source model's logits.
+    pub source_seconds: f64,
 }
 
 impl<B: Backend> Adapter<B> {
@@ -54,7 +62,13 @@ impl<B: Backend> Adapter<B> {
             parameters,
             last_good,
             arena,
+            kept_steps: Vec::new(),
         })
+    }
+
+    /// From now on keeps the logits after these numbers of steps, for [`Episode::step_logits`].
+    pub fn keep_logits_after(&mut self, steps: &[usize]) {
+        self.kept_steps = steps.to_vec();
     }
 
     /// The store, as the last utterance left it.
@@ -67,6 +81,7 @@ impl<B: Backend> Adapter<B> {
     ///
     /// Each step's logits serve the next step, so N steps cost N + 1 forward passes and N backward passes.
     pub fn run(&mut self, backend: &B, input: &[f32]) -> Result<Episode, EngineError> {
+        let begun = Instant::now();
         let steps = self.config.planned_steps();
         // What lies below the lowest adapted stage is computed once, and nothing is kept of it.
         let lowest = self.model.lowest_adapted_stage(&self.parameters);
@@ -84,6 +99,8 @@ impl<B: Backend> Adapter<B> {
             frames: activations.output_frames(),
             adapted_logits: source_logits.clone(),
             source_logits,
+            forwards: 1,
+            source_seconds: begun.elapsed().as_secs_f64(),
             ..Episode::default()
         };
         let settings = AdamW::suta(self.config.learning_rate);
@@ -106,6 +123,9 @@ impl<B: Backend> Adapter<B> {
                 if step > 0 {
                     self.download_logits(backend, &activations, &mut episode.adapted_logits);
                     episode.steps = step;
+                }
+                if self.kept_steps.contains(&step) {
+                    episode.step_logits.push((step, episode.adapted_logits.clone()));
                 }
             } else {
                 // The last update spoiled it; its logits are already the last good ones.
@@ -132,6 +152,7 @@ impl<B: Backend> Adapter<B> {
             self.parameters.update(backend, &settings);
             self.model
                 .forward(backend, &self.parameters, &mut self.arena, &activations, lowest);
+            episode.forwards += 1;
         }
         Ok(episode)
     }
