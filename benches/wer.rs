@@ -7,7 +7,7 @@
 //! `--delta` adds `x + delta N(0, 1)`, clipped to [-1, 1], seeded by clip, so that a clip's noise does not depend on
 //! what else runs. The rates are pooled; the intervals are 95 % bootstrap percentiles over clips (1,000 draws).
 
-use aurist::eval::{ErrorCounts, align};
+use aurist::eval::{Costs, Counts, word_counts};
 use aurist::{AdaptationConfig, ParameterChoice, Recognizer};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rand_distr::{Distribution, StandardNormal};
@@ -70,12 +70,12 @@ fn main() {
         for &delta in &deltas {
             for (method, config) in &methods {
                 let counts = score(&recognizer, config, &clips, delta, seed);
-                let total: ErrorCounts = counts.iter().copied().sum();
+                let total: Counts = counts.iter().copied().sum();
                 let (low, high) = interval(&counts);
                 println!(
                     "| {name} | {} | {delta} | {method} | {:.1} | {:.1} to {:.1} | {} | {} | {} |",
                     clips.len(),
-                    100.0 * total.rate(),
+                    100.0 * total.error_rate(),
                     100.0 * low,
                     100.0 * high,
                     total.substitutions,
@@ -105,14 +105,8 @@ fn read(manifest: &Path, limit: usize) -> Vec<Clip> {
 }
 
 /// Each clip's counts, two clips at a time on one thread each.
-fn score(
-    recognizer: &Recognizer,
-    config: &AdaptationConfig,
-    clips: &[Clip],
-    delta: f64,
-    seed: u64,
-) -> Vec<ErrorCounts> {
-    let counts = Mutex::new(vec![ErrorCounts::default(); clips.len()]);
+fn score(recognizer: &Recognizer, config: &AdaptationConfig, clips: &[Clip], delta: f64, seed: u64) -> Vec<Counts> {
+    let counts = Mutex::new(vec![Counts::default(); clips.len()]);
     let next = AtomicUsize::new(0);
     let workers = std::thread::available_parallelism().map_or(1, |count| count.get());
     std::thread::scope(|scope| {
@@ -135,9 +129,7 @@ fn score(
                         .expect("a transcript")
                         .text
                         .to_lowercase();
-                    let reference: Vec<&str> = clip.reference.split_whitespace().collect();
-                    let hypothesis: Vec<&str> = text.split_whitespace().collect();
-                    counts.lock().expect("no panic")[index] = align(&reference, &hypothesis);
+                    counts.lock().expect("no panic")[index] = word_counts(&clip.reference, &text, Costs::Levenshtein);
                 }
             });
         }
@@ -145,14 +137,14 @@ fn score(
     counts.into_inner().expect("no panic")
 }
 
-fn interval(counts: &[ErrorCounts]) -> (f64, f64) {
+fn interval(counts: &[Counts]) -> (f64, f64) {
     let mut draw = StdRng::seed_from_u64(1);
     let mut rates: Vec<f64> = (0..1000)
         .map(|_| {
             (0..counts.len())
                 .map(|_| counts[draw.random_range(0..counts.len())])
-                .sum::<ErrorCounts>()
-                .rate()
+                .sum::<Counts>()
+                .error_rate()
         })
         .collect();
     rates.sort_by(f64::total_cmp);
