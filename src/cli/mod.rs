@@ -1,5 +1,6 @@
 //! The command line: one file per command, and what the commands share.
 
+mod bench;
 mod doctor;
 mod interrupt;
 mod transcribe;
@@ -28,6 +29,8 @@ struct CommandLine {
 enum Command {
     /// Transcribe recordings, adapting the model to each utterance.
     Transcribe(Box<transcribe::Arguments>),
+    /// Measure recognition: score hypotheses.
+    Bench(bench::Arguments),
     /// Tell what this build can do on this machine, for you and for a bug report.
     Doctor(doctor::Arguments),
 }
@@ -78,6 +81,7 @@ impl Failure {
 pub fn main() -> ExitCode {
     let ended = match CommandLine::parse().command {
         Command::Transcribe(typed) => transcribe::run(*typed),
+        Command::Bench(typed) => bench::run(&typed),
         Command::Doctor(typed) => doctor::run(&typed),
     };
     match ended {

@@ -1,7 +1,7 @@
 //! Random numbers that depend on names, not on order: every draw has a generator of its own, seeded from what it is for.
 
-use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand::rngs::ChaCha20Rng;
+use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
 /// A generator for one purpose: ChaCha20, whose stream is fixed, keyed with BLAKE3 of the seed and the parts.
