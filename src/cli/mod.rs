@@ -29,8 +29,8 @@ struct CommandLine {
 enum Command {
     /// Transcribe recordings, adapting the model to each utterance.
     Transcribe(Box<transcribe::Arguments>),
-    /// Measure recognition: score hypotheses.
-    Bench(bench::Arguments),
+    /// Measure word error rates of models and adaptation methods on test sets, clean and in noise.
+    Bench(Box<bench::Arguments>),
     /// Tell what this build can do on this machine, for you and for a bug report.
     Doctor(doctor::Arguments),
 }
@@ -81,7 +81,7 @@ impl Failure {
 pub fn main() -> ExitCode {
     let ended = match CommandLine::parse().command {
         Command::Transcribe(typed) => transcribe::run(*typed),
-        Command::Bench(typed) => bench::run(&typed),
+        Command::Bench(typed) => bench::run(*typed),
         Command::Doctor(typed) => doctor::run(&typed),
     };
     match ended {

@@ -4,6 +4,7 @@
 mod alignment;
 mod counts;
 mod normalise;
+pub mod report;
 pub mod statistics;
 pub mod testset;
 
