@@ -86,8 +86,8 @@ pub(super) fn streams(results: &Results) -> Markup {
             h2 { "Streams" }
             p.note {
                 "Utterances in the stream's order; the error rate of a running window, pooled. Vertical lines are the "
-                "blocks' boundaries. `none`, `suta` and `sdpl` start every utterance from the source model: for them "
-                "every utterance is a reset."
+                "blocks' boundaries. " code { "none" } ", " code { "suta" } " and " code { "sdpl" } " start every utterance "
+                "from the source model: for them every utterance is a reset."
             }
             @for model in &results.models {
                 @for condition in results.conditions.iter().filter(|condition| condition.stream) {
@@ -115,7 +115,8 @@ fn stream(results: &Results, model: &str, set: &str, condition: &ConditionEntry)
         let block = hypothesis.block.unwrap_or(0);
         if place == 0 || first.hypotheses[place - 1].block != hypothesis.block {
             let name = condition.blocks.get(block).map_or("", |(name, _)| name.as_str());
-            boundaries.push((place as f64, name.to_string()));
+            // Between two utterances; the first block begins with the axis.
+            boundaries.push(((place as f64 + 0.5).max(1.0), name.to_string()));
         }
     }
     let lines = runs.iter().enumerate().map(|(colour, run)| {
