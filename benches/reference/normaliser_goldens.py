@@ -4,21 +4,33 @@
     python benches/reference/normaliser_goldens.py --count 20000 --manifest SET.jsonl... big.jsonl
     AURIST_NORMALISER_GOLDENS=big.jsonl cargo test --test normaliser_goldens
 
-Needs the PyPI package `whisper-normalizer` (0.1.15). A line of the output is `[text, english, basic]`. Strings on which
-the Python package raises an exception are left out and counted. Characters that Python's Unicode tables do not know
-yet are not used: their categories differ between versions.
+Needs the PyPI packages `openai-whisper` (20250625; `pip install --no-deps` will do, for only its normalisers are
+imported) and `whisper-normalizer` (0.1.15), which claims to be the same and replaces four more words. A line of the
+output is `[text, basic, whisper-english, whisper-normalizer]`. Strings on which either raises an exception are left out
+and counted. Characters that Python's Unicode tables do not know yet are not used: their categories differ between
+versions.
 """
 
 import argparse
+import importlib.util
 import json
+import os
 import random
 import sys
 import unicodedata
 
-from whisper_normalizer.basic import BasicTextNormalizer
-from whisper_normalizer.english import EnglishTextNormalizer
+import whisper_normalizer.basic
+import whisper_normalizer.english
 
-ENGLISH, BASIC = EnglishTextNormalizer(), BasicTextNormalizer()
+# The package's own `__init__` would import PyTorch.
+sys.path.insert(0, os.path.dirname(importlib.util.find_spec("whisper").origin))
+import normalizers  # noqa: E402
+
+ENGLISH, BASIC = normalizers.EnglishTextNormalizer(), normalizers.BasicTextNormalizer()
+OTHER_ENGLISH, OTHER_BASIC = (
+    whisper_normalizer.english.EnglishTextNormalizer(),
+    whisper_normalizer.basic.BasicTextNormalizer(),
+)
 NUMBERS = ENGLISH.standardize_numbers
 NUMBER_WORDS = sorted(NUMBERS.words | {"cent", "half", "a"})
 COMMON = ["and", "point", "one", "two", "five", "oh", "o", "hundred", "thousand", "million", "twenty", "thirty", "a",
@@ -150,11 +162,12 @@ def main():
             if text in seen:
                 continue
             try:
-                english = ENGLISH(text)
+                expected = [BASIC(text), ENGLISH(text), OTHER_ENGLISH(text)]
             except Exception:
                 raised += 1
                 continue
-            line = json.dumps([text, english, BASIC(text)], ensure_ascii=False, separators=(",", ":")) + "\n"
+            assert OTHER_BASIC(text) == expected[0], text
+            line = json.dumps([text, *expected], ensure_ascii=False, separators=(",", ":")) + "\n"
             size += len(line.encode())
             if arguments.limit and size > arguments.limit:
                 break

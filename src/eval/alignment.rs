@@ -94,7 +94,11 @@ enum Move {
 /// Aligns two token sequences: the edits in order, which cover both from end to end. Time and memory grow with the
 /// product of the two lengths, less their common beginning and end.
 pub fn align<T: PartialEq>(reference: &[T], hypothesis: &[T], costs: Costs) -> Vec<Edit> {
-    let prefix = common(reference.iter(), hypothesis.iter());
+    // rapidfuzz takes the common beginning first, which decides between equal paths; sclite traces back all the way.
+    let prefix = match costs {
+        Costs::Levenshtein => common(reference.iter(), hypothesis.iter()),
+        Costs::Sclite => 0,
+    };
     let (inner_reference, inner_hypothesis) = (&reference[prefix..], &hypothesis[prefix..]);
     let suffix = common(inner_reference.iter().rev(), inner_hypothesis.iter().rev());
     let inner_reference = &inner_reference[..inner_reference.len() - suffix];

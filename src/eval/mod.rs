@@ -6,6 +6,7 @@ mod counts;
 mod normalise;
 pub mod statistics;
 pub mod testset;
+pub mod transcripts;
 
 pub use alignment::{Costs, Edit, align, align_text};
 pub use counts::{Counts, character_counts, word_counts};
