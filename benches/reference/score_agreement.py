@@ -145,8 +145,9 @@ def with_sclite_in_time(program, directory, draw):
             now = end
         when = 0.0
         while when < now + 0.5:
-            duration = draw.uniform(0.05, 0.5)
-            heard.append(f"r{recording} 1 {when:.2f} {duration:.2f} {draw.choice('abcd')}")
+            # The middle never falls on a segment's end, where rounding would decide.
+            duration = round(draw.uniform(0.02, 0.25), 2) * 2
+            heard.append(f"r{recording} 1 {when:.2f}1 {duration:.2f} {draw.choice('abcd')}")
             when += duration + draw.uniform(0, 1)
     write(f"{directory}/ref.stm", segments)
     write(f"{directory}/hyp.ctm", heard)
