@@ -91,43 +91,33 @@ enum Move {
     Insert,
 }
 
-/// Aligns two token sequences: the edits in order, which cover both from end to end. Time and memory grow with the
-/// product of the two lengths, less their common beginning and end.
-pub fn align<T: PartialEq>(reference: &[T], hypothesis: &[T], costs: Costs) -> Vec<Edit> {
-    let prefix = common(reference.iter(), hypothesis.iter());
-    let (inner_reference, inner_hypothesis) = (&reference[prefix..], &hypothesis[prefix..]);
-    let suffix = common(inner_reference.iter().rev(), inner_hypothesis.iter().rev());
-    let inner_reference = &inner_reference[..inner_reference.len() - suffix];
-    let inner_hypothesis = &inner_hypothesis[..inner_hypothesis.len() - suffix];
+/// Cells of the table of moves, a byte each, beyond which an alignment is divided.
+const LARGEST_TABLE: usize = 1 << 26;
 
-    let moves = match costs {
-        Costs::Levenshtein => moves(inner_reference, inner_hypothesis, 1, 1, rapidfuzz_choice),
-        Costs::Sclite => moves(inner_reference, inner_hypothesis, 4, 3, sclite_choice),
+/// Aligns two token sequences: the edits in order, which cover both from end to end. Time grows with the product of
+/// the two lengths, less their common beginning and end; memory with that product up to 64 MiB, then with the lengths.
+pub fn align<T: PartialEq>(reference: &[T], hypothesis: &[T], costs: Costs) -> Vec<Edit> {
+    align_within(reference, hypothesis, costs, LARGEST_TABLE)
+}
+
+fn align_within<T: PartialEq>(reference: &[T], hypothesis: &[T], costs: Costs, largest: usize) -> Vec<Edit> {
+    // rapidfuzz takes the common beginning first, which decides between equal paths; sclite traces back all the way.
+    let prefix = match costs {
+        Costs::Levenshtein => common(reference.iter(), hypothesis.iter()),
+        Costs::Sclite => 0,
     };
+    let suffix = common(reference[prefix..].iter().rev(), hypothesis[prefix..].iter().rev());
     let hit = |reference, hypothesis| Edit::Hit { reference, hypothesis };
     let mut edits: Vec<Edit> = Vec::with_capacity(reference.len().max(hypothesis.len()));
-    for back in 1..=suffix {
-        edits.push(hit(reference.len() - back, hypothesis.len() - back));
-    }
-    let (mut row, mut column) = (inner_reference.len(), inner_hypothesis.len());
-    while row > 0 || column > 0 {
-        let step = match (row, column) {
-            (0, _) => Move::Insert,
-            (_, 0) => Move::Delete,
-            _ => moves[(row - 1) * inner_hypothesis.len() + column - 1],
-        };
-        row -= usize::from(step != Move::Insert);
-        column -= usize::from(step != Move::Delete);
-        let (reference, hypothesis) = (prefix + row, prefix + column);
-        edits.push(match step {
-            Move::Delete => Edit::Deletion { reference },
-            Move::Insert => Edit::Insertion { hypothesis },
-            Move::Diagonal if inner_reference[row] == inner_hypothesis[column] => hit(reference, hypothesis),
-            Move::Diagonal => Edit::Substitution { reference, hypothesis },
-        });
-    }
-    edits.extend((0..prefix).rev().map(|position| hit(position, position)));
-    edits.reverse();
+    edits.extend((0..prefix).map(|position| hit(position, position)));
+    let inner = Table {
+        reference: &reference[prefix..reference.len() - suffix],
+        hypothesis: &hypothesis[prefix..hypothesis.len() - suffix],
+        costs,
+    };
+    inner.trace(prefix, prefix, largest, &mut edits);
+    let ends = (1..=suffix).rev();
+    edits.extend(ends.map(|back| hit(reference.len() - back, hypothesis.len() - back)));
     edits
 }
 
@@ -175,36 +165,104 @@ struct Around {
     gap: u32,
 }
 
-/// The table of moves `[reference, hypothesis]`, filled row by row.
-fn moves<T: PartialEq>(
-    reference: &[T],
-    hypothesis: &[T],
-    substitution: u32,
-    gap: u32,
-    choose: fn(&Around) -> Move,
-) -> Vec<Move> {
-    let mut moves = Vec::with_capacity(reference.len() * hypothesis.len());
-    let mut row: Vec<u32> = (0..=hypothesis.len() as u32).map(|column| column * gap).collect();
+/// The dynamic programme over two sequences.
+struct Table<'a, T> {
+    reference: &'a [T],
+    hypothesis: &'a [T],
+    costs: Costs,
+}
+
+impl<T: PartialEq> Table<'_, T> {
+    /// Appends the edits in order. A table larger than `largest` is divided (Hirschberg): the first half of the
+    /// reference is aligned with that beginning of the hypothesis, the shortest, which makes the sum of both costs
+    /// least. `row` and `column` are where the two sequences begin.
+    fn trace(&self, row: usize, column: usize, largest: usize, edits: &mut Vec<Edit>) {
+        let (rows, columns) = (self.reference.len(), self.hypothesis.len());
+        if rows < 2 || rows.saturating_mul(columns) <= largest {
+            return self.trace_back(row, column, edits);
+        }
+        let half = rows / 2;
+        let (before, after) = self.reference.split_at(half);
+        let forward = fill(self.costs, before.iter(), self.hypothesis.iter(), |_| {});
+        let backward = fill(self.costs, after.iter().rev(), self.hypothesis.iter().rev(), |_| {});
+        let cost = |split: &usize| forward[*split] + backward[columns - split];
+        let split = (0..=columns).min_by_key(cost).unwrap_or_default();
+        let (heard_before, heard_after) = self.hypothesis.split_at(split);
+        let part = |reference, hypothesis| Table {
+            reference,
+            hypothesis,
+            costs: self.costs,
+        };
+        part(before, heard_before).trace(row, column, largest, edits);
+        part(after, heard_after).trace(row + half, column + split, largest, edits);
+    }
+
+    fn trace_back(&self, row: usize, column: usize, edits: &mut Vec<Edit>) {
+        let choose = match self.costs {
+            Costs::Levenshtein => rapidfuzz_choice,
+            Costs::Sclite => sclite_choice,
+        };
+        let mut moves = Vec::with_capacity(self.reference.len() * self.hypothesis.len());
+        let note = |around: &Around| moves.push(choose(around));
+        fill(self.costs, self.reference.iter(), self.hypothesis.iter(), note);
+        let begin = edits.len();
+        let (mut i, mut j) = (self.reference.len(), self.hypothesis.len());
+        while i > 0 || j > 0 {
+            let step = match (i, j) {
+                (0, _) => Move::Insert,
+                (_, 0) => Move::Delete,
+                _ => moves[(i - 1) * self.hypothesis.len() + j - 1],
+            };
+            i -= usize::from(step != Move::Insert);
+            j -= usize::from(step != Move::Delete);
+            let (reference, hypothesis) = (row + i, column + j);
+            edits.push(match step {
+                Move::Delete => Edit::Deletion { reference },
+                Move::Insert => Edit::Insertion { hypothesis },
+                Move::Diagonal if self.reference[i] == self.hypothesis[j] => Edit::Hit { reference, hypothesis },
+                Move::Diagonal => Edit::Substitution { reference, hypothesis },
+            });
+        }
+        edits[begin..].reverse();
+    }
+}
+
+/// Fills the table row by row, shows every inner cell to `visit` and returns the last row's costs.
+fn fill<'a, T: PartialEq + 'a>(
+    costs: Costs,
+    reference: impl Iterator<Item = &'a T>,
+    hypothesis: impl Iterator<Item = &'a T> + Clone,
+    mut visit: impl FnMut(&Around),
+) -> Vec<u32> {
+    let (substitution, gap) = match costs {
+        Costs::Levenshtein => (1, 1),
+        Costs::Sclite => (4, 3),
+    };
+    let mut row = vec![0];
+    row.extend(hypothesis.clone().scan(0, |cost, _| {
+        *cost += gap;
+        Some(*cost)
+    }));
     for token in reference {
         let mut diagonal = row[0];
         row[0] += gap;
-        for (column, other) in hypothesis.iter().enumerate() {
+        for (column, other) in hypothesis.clone().enumerate() {
             let (above, left) = (row[column + 1], row[column]);
             let step = if token == other { 0 } else { substitution };
             let cell = (diagonal + step).min(above + gap).min(left + gap);
-            moves.push(choose(&Around {
+            visit(&Around {
                 diagonal,
                 above,
                 left,
                 cell,
                 step,
                 gap,
-            }));
+            });
             row[column + 1] = cell;
             diagonal = above;
         }
     }
-    moves
+    row
 }
 
 /// rapidfuzz traces back from the end: a deletion where one is on a best path, else an insertion where the cell to
@@ -270,8 +328,10 @@ mod tests {
         #[test]
         fn the_path_costs_the_least_and_covers_both(a in "[abc]{0,7}", b in "[abc]{0,7}") {
             let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-            for (costs, substitution, gap) in [(Costs::Levenshtein, 1, 1), (Costs::Sclite, 4, 3)] {
-                let edits = align(&a, &b, costs);
+            let both = [(Costs::Levenshtein, 1, 1), (Costs::Sclite, 4, 3)];
+            // Undivided, and divided as far as it goes.
+            for ((costs, substitution, gap), largest) in both.into_iter().flat_map(|c| [(c, 1 << 26), (c, 0)]) {
+                let edits = align_within(&a, &b, costs, largest);
                 let counts = Counts::of(&edits);
                 let cost = substitution * counts.substitutions + gap * (counts.deletions + counts.insertions);
                 prop_assert_eq!(cost, distance(&a, &b, substitution, gap));

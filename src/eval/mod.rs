@@ -7,6 +7,7 @@ mod normalise;
 pub mod report;
 pub mod statistics;
 pub mod testset;
+pub mod transcripts;
 
 pub use alignment::{Costs, Edit, align, align_text};
 pub use counts::{Counts, character_counts, word_counts};

@@ -13,16 +13,13 @@ use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 const FILLERS: [&str; 6] = ["hmm", "mm", "mhm", "mmm", "uh", "um"];
 
 /// Whole words and what is written instead. A title's space doubles; runs of spaces are collapsed at the end.
-const WHOLE_WORDS: [(&str, &str); 39] = [
+const WHOLE_WORDS: [(&str, &str); 35] = [
     ("won't", "will not"),
     ("can't", "can not"),
     ("let's", "let us"),
     ("ain't", "aint"),
     ("y'all", "you all"),
     ("wanna", "want to"),
-    ("kinda", "kind of"),
-    ("sorta", "sort of"),
-    ("dunno", "do not know"),
     ("gotta", "got to"),
     ("gonna", "going to"),
     ("i'ma", "i am going to"),
@@ -30,7 +27,6 @@ const WHOLE_WORDS: [(&str, &str); 39] = [
     ("woulda", "would have"),
     ("coulda", "could have"),
     ("shoulda", "should have"),
-    ("cause", "because"),
     ("ma'am", "madam"),
     ("mr", "mister "),
     ("mrs", "missus "),
@@ -53,6 +49,14 @@ const WHOLE_WORDS: [(&str, &str); 39] = [
     ("jr", "junior "),
     ("sr", "senior "),
     ("esq", "esquire "),
+];
+
+/// Words that the PyPI package `whisper-normalizer` replaces and OpenAI's own code does not.
+const WHISPER_NORMALIZER_WORDS: [(&str, &str); 4] = [
+    ("kinda", "kind of"),
+    ("sorta", "sort of"),
+    ("dunno", "do not know"),
+    ("cause", "because"),
 ];
 
 /// Ends of words, after the whole words; the longer before the shorter that end them.
@@ -98,15 +102,24 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
     }
 });
 
-/// `EnglishTextNormalizer`.
+/// `EnglishTextNormalizer` of `openai-whisper`.
 pub(super) fn normalise(text: &str) -> String {
+    normalise_with(text, &[])
+}
+
+/// `EnglishTextNormalizer` of `whisper-normalizer`.
+pub(super) fn normalise_as_whisper_normalizer(text: &str) -> String {
+    normalise_with(text, &WHISPER_NORMALIZER_WORDS)
+}
+
+fn normalise_with(text: &str, more_words: &[(&str, &str)]) -> String {
     let patterns = &*PATTERNS;
     let mut text = drop_bracketed(&text.to_lowercase());
     for filler in FILLERS {
         text = replace_word(&text, filler, true, "");
     }
     text = close_up_apostrophes(&text);
-    for (pattern, replacement) in WHOLE_WORDS {
+    for (pattern, replacement) in more_words.iter().chain(&WHOLE_WORDS) {
         text = replace_word(&text, pattern, true, replacement);
     }
     for (pattern, replacement) in ENDINGS {

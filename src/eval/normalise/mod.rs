@@ -24,6 +24,9 @@ pub enum Normaliser {
     Basic,
     /// OpenAI's `EnglishTextNormalizer`: also contractions, titles, numbers, currencies and British spellings.
     WhisperEnglish,
+    /// `EnglishTextNormalizer` of the PyPI package `whisper-normalizer`: OpenAI's, and four more words (`kinda`, `sorta`,
+    /// `dunno`; `cause` becomes `because`).
+    WhisperNormalizer,
     /// LibriSpeech's writing: upper case, apostrophes kept, every other punctuation mark becomes a space.
     Librispeech,
     /// What SUTA's published code does to Common Voice's sentences: a few abbreviations, upper case, `A-Z` and `'` only.
@@ -36,10 +39,11 @@ pub enum Normaliser {
 
 impl Normaliser {
     /// Every normaliser.
-    pub const ALL: [Normaliser; 7] = [
+    pub const ALL: [Normaliser; 8] = [
         Normaliser::None,
         Normaliser::Basic,
         Normaliser::WhisperEnglish,
+        Normaliser::WhisperNormalizer,
         Normaliser::Librispeech,
         Normaliser::SutaCv,
         Normaliser::SutaTed,
@@ -52,6 +56,7 @@ impl Normaliser {
             Normaliser::None => "none",
             Normaliser::Basic => "basic",
             Normaliser::WhisperEnglish => "whisper-english",
+            Normaliser::WhisperNormalizer => "whisper-normalizer",
             Normaliser::Librispeech => "librispeech",
             Normaliser::SutaCv => "suta-cv",
             Normaliser::SutaTed => "suta-ted",
@@ -62,9 +67,10 @@ impl Normaliser {
     /// What a report records beside the name. It changes with every change that alters any output.
     pub fn version(self) -> &'static str {
         match self {
-            Normaliser::None | Normaliser::Librispeech | Normaliser::SutaCv | Normaliser::SutaTed => "1",
             Normaliser::Basic | Normaliser::WhisperEnglish => "openai-whisper 20250625",
-            Normaliser::Dsuta => "1",
+            Normaliser::WhisperNormalizer => "whisper-normalizer 0.1.15",
+            Normaliser::None | Normaliser::Librispeech => "1",
+            Normaliser::SutaCv | Normaliser::SutaTed | Normaliser::Dsuta => "1",
         }
     }
 
@@ -74,6 +80,7 @@ impl Normaliser {
             Normaliser::None => text.to_string(),
             Normaliser::Basic => basic::normalise(text),
             Normaliser::WhisperEnglish => english::normalise(text),
+            Normaliser::WhisperNormalizer => english::normalise_as_whisper_normalizer(text),
             Normaliser::Librispeech => papers::librispeech(text),
             Normaliser::SutaCv => papers::suta_common_voice(text),
             Normaliser::SutaTed => papers::suta_ted(text),
@@ -90,7 +97,10 @@ impl fmt::Display for Normaliser {
 
 /// The name given is no normaliser's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown normaliser `{0}`: choose from none, basic, whisper-english, librispeech, suta-cv, suta-ted, dsuta")]
+#[error(
+    "unknown normaliser `{0}`: choose from none, basic, whisper-english, whisper-normalizer, librispeech, suta-cv, \
+     suta-ted, dsuta"
+)]
 pub struct UnknownNormaliser(pub String);
 
 impl FromStr for Normaliser {

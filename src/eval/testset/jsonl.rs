@@ -79,7 +79,7 @@ fn utterance(
 }
 
 /// The path as written, without its last component's extension.
-pub(super) fn without_extension(path: &str) -> &str {
+pub(in crate::eval) fn without_extension(path: &str) -> &str {
     let begin = path.rfind(['/', '\\']).map_or(0, |slash| slash + 1);
     match path[begin..].rfind('.') {
         None | Some(0) => path,

@@ -13,7 +13,9 @@ mod stm;
 mod tsv;
 
 pub use format::{Format, UnknownFormat};
+pub(in crate::eval) use jsonl::without_extension;
 pub use problems::TestSetError;
+pub(in crate::eval) use stm::StmLine;
 
 use problems::Problems;
 use std::collections::HashMap;
