@@ -24,5 +24,5 @@ mixed = mix(clean, noise, float(sys.argv[3]))
 if sys.argv[4] == "--check":
     difference = np.abs(mixed - sf.read(sys.argv[5])[0]).max()
     print(f"largest difference {difference:.2e} (half a 16-bit step is {0.5 / 32768:.2e})")
-    sys.exit(difference > 0.51 / 32768)
+    sys.exit(int(difference > 0.51 / 32768))
 sf.write(sys.argv[4], np.minimum(np.round(mixed * 32768), 32767).astype(np.int16), 16000)

@@ -156,18 +156,16 @@ impl FromStr for Condition {
 
 /// Splits at every plus without a backslash before it, and takes those backslashes out.
 fn split(text: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
+    let (mut parts, mut part) = (Vec::new(), String::new());
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {
         match character {
-            '\\' if characters.peek() == Some(&'+') => {
-                characters.next();
-                parts.last_mut().expect("one part at least").push('+');
-            }
-            '+' => parts.push(String::new()),
-            _ => parts.last_mut().expect("one part at least").push(character),
+            '\\' if characters.peek() == Some(&'+') => part.extend(characters.next()),
+            '+' => parts.push(std::mem::take(&mut part)),
+            _ => part.push(character),
         }
     }
+    parts.push(part);
     parts
 }
 
@@ -182,16 +180,16 @@ fn effect(text: &str, base: &Path) -> Result<Effect, ConditionError> {
             "`{value}` is no {what}; give a number such as 5 or -2.5"
         ))),
     };
-    let text_ = text.trim();
-    if text_ == "telephone" {
+    let typed = text.trim();
+    if typed == "telephone" {
         return Ok(Effect::Telephone);
     }
-    if text_ == "clean" {
+    if typed == "clean" {
         return Err(wrong(
             "clean speech stands alone: leave it out of a list of effects".to_string(),
         ));
     }
-    if let Some(delta) = text_.strip_prefix("delta:") {
+    if let Some(delta) = typed.strip_prefix("delta:") {
         return match number(delta, "standard deviation")? {
             delta if delta > 0.0 => Ok(Effect::Delta { delta }),
             _ => Err(wrong(
@@ -199,18 +197,18 @@ fn effect(text: &str, base: &Path) -> Result<Effect, ConditionError> {
             )),
         };
     }
-    if let Some(path) = text_.strip_prefix("reverb:") {
+    if let Some(path) = typed.strip_prefix("reverb:") {
         return match path {
             "" => Err(wrong("name the impulse response: reverb:FILE".to_string())),
             path => Ok(Effect::Reverb { path: base.join(path) }),
         };
     }
-    if let Some(db) = text_.strip_prefix("gain:") {
+    if let Some(db) = typed.strip_prefix("gain:") {
         return Ok(Effect::Gain {
             db: number(db, "gain in dB")?,
         });
     }
-    if let Some(level) = text_.strip_prefix("clip:") {
+    if let Some(level) = typed.strip_prefix("clip:") {
         return match number(level, "level")? {
             level if level > 0.0 && level <= 1.0 => Ok(Effect::Clip { level }),
             _ => Err(wrong(
@@ -218,10 +216,10 @@ fn effect(text: &str, base: &Path) -> Result<Effect, ConditionError> {
             )),
         };
     }
-    if let Some(codec) = text_.strip_prefix("codec:") {
+    if let Some(codec) = typed.strip_prefix("codec:") {
         return codec.parse().map(Effect::Codec).map_err(wrong);
     }
-    match text_.rsplit_once('@') {
+    match typed.rsplit_once('@') {
         Some(("", _)) | None => Err(wrong(format!("unknown condition; {FORMS}"))),
         Some((noise, snr)) => {
             let snr = number(snr, "signal-to-noise ratio in dB")?;
@@ -309,7 +307,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_a_condition_that_reads_back_or_an_error(text in ".{0,40}") {
+        fn any_typedis_a_condition_that_reads_back_or_an_error(text in ".{0,40}") {
             if let Ok(condition) = parse(&text) {
                 prop_assert_eq!(parse(&condition.to_string()), Ok(condition));
             }

@@ -66,7 +66,7 @@ fn table(results: &Results, model: &str, set: &str, title: &str, class: impl Fn(
     }
     html! {
         table {
-            caption { (set) ", by " (title.to_lowercase()) }
+            caption { span { (set) ", by " (title.to_lowercase()) } }
             thead { tr {
                 th scope="col" { (title) }
                 th.number scope="col" { "Transcripts" }

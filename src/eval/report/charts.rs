@@ -61,7 +61,7 @@ impl LineChart<'_> {
             self.x_ticks.clone()
         };
         html! {
-            figure.chart {
+            figure.chart.wide[self.width > 400.0] {
                 figcaption { (self.title) }
                 svg viewBox={ "0 0 " (self.width) " " (HEIGHT) } role="img" aria-label=(self.description) {
                     title { (self.description) }

@@ -33,11 +33,11 @@ pub(super) fn table(results: &Results) -> Markup {
             h2 { "Word error rates" }
             @for model in &results.models {
                 div.scroll { table.headline {
-                    caption {
+                    caption { span {
                         "Word error rate in %, " (level) " % intervals; difference from " code { (BASELINE) }
                         " in percentage points; p by paired bootstrap / MAPSSWE, Holm-corrected. "
                         @if results.models.len() > 1 { "Model " (model.name) "." }
-                    }
+                    } }
                     thead {
                         tr {
                             th scope="col" rowspan="2" { "Condition" }
@@ -342,7 +342,7 @@ pub(super) fn cost(results: &Results) -> Markup {
         section {
             h2 { "Cost" }
             div.scroll { table {
-                caption { "Per model and method over all sets and conditions; one thread an utterance, decoding and mixing not counted" }
+                caption { span { "Per model and method over all sets and conditions; one thread an utterance, decoding and mixing not counted" } }
                 thead { tr {
                     th scope="col" { "Method" }
                     th.number scope="col" { "Real-time factor" }
