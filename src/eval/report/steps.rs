@@ -25,7 +25,7 @@ pub(super) fn steps(results: &Results) -> Markup {
                 @for method in results.adapted_methods() {
                     details open[results.conditions.len() <= 4] {
                         summary { (method) @if results.models.len() > 1 { " · " (model.name) } }
-                        div.grid {
+                        div.pairs {
                             @for condition in &results.conditions {
                                 @let runs: Vec<&Run> = results.runs.iter().filter(traced).filter(|run| {
                                     run.model == model.name && run.method == method && run.condition == condition.name
@@ -68,12 +68,24 @@ fn chart(
         x: "steps",
         y,
         lines: runs.iter().map(line).filter(|line| !line.points.is_empty()).collect(),
-        x_ticks: Vec::new(),
+        x_ticks: whole_numbers(runs),
         boundaries: Vec::new(),
         from_zero: false,
         width: 340.0,
     }
     .render()
+}
+
+/// About five whole numbers of steps.
+fn whole_numbers(runs: &[&Run]) -> Vec<f64> {
+    let last = runs
+        .iter()
+        .filter_map(|run| run.steps.last())
+        .map(|mean| mean.step)
+        .max()
+        .unwrap_or(0);
+    let every = last.div_ceil(5).max(1);
+    (0..=last).step_by(every).map(|step| step as f64).collect()
 }
 
 /// The running error rate of each stream, with its blocks' boundaries.
