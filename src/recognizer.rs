@@ -7,7 +7,7 @@ use crate::engine::cpu::CpuBackend;
 use crate::engine::{EngineError, ObjectiveValue};
 use crate::model::checkpoint::{Checkpoint, Overlay};
 use crate::model::{CtcModel, Input, ModelError, ModelFiles, Preset, Vocabulary};
-use crate::{AdaptationConfig, Guard, Transcript, Utterance, Word};
+use crate::{AdaptationConfig, Guard, Trace, Transcript, Utterance, Word};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -219,6 +219,7 @@ impl Recognizer {
             adapter,
             features,
             profile: None,
+            trace: Trace::default(),
         })
     }
 }
@@ -245,6 +246,7 @@ pub struct Session {
     adapter: Adapter<CpuBackend>,
     features: Features,
     profile: Option<Profile>,
+    trace: Trace,
 }
 
 impl Session {
@@ -281,6 +283,16 @@ impl Session {
         resumed.ok_or(StreamError::Mismatch.into())
     }
 
+    /// From now on decodes after each of these numbers of steps too, for [`Session::trace`]; an empty list stops that.
+    pub fn trace_steps(&mut self, steps: &[usize]) {
+        self.adapter.keep_logits_after(steps);
+    }
+
+    /// What the last utterance's adaptation was like from step to step.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
     /// Transcribes one utterance of 16 kHz mono samples that starts `start` seconds into its recording, adapting to
     /// it as configured. An episodic method leaves no trace in the next; a continual one goes on from it.
     pub fn transcribe_utterance(&mut self, samples: &[f32], start: f64) -> Result<Utterance, Error> {
@@ -303,6 +315,7 @@ impl Session {
         {
             profile.add(seconds, self.adapter.parameters().tensors(&self.backend));
         }
+        self.trace = self.trace_of(&episode);
         let mut utterance = self.describe(&episode, start, seconds);
         utterance.compute_seconds = begin.elapsed().as_secs_f64();
         utterance.real_time_factor = if seconds > 0.0 {
@@ -317,7 +330,6 @@ impl Session {
         let unadapted = self.decode(&episode.source_logits);
         let adapted = self.decode(&episode.adapted_logits);
         let (guard, kept) = judge(episode.guard, &unadapted, adapted);
-        let entropy = |objective: &ObjectiveValue| (objective.non_blank_frames > 0).then_some(objective.entropy as f32);
         let words = kept.words.into_iter().map(|word| Word {
             start: word.start + start,
             end: word.end + start,
@@ -329,8 +341,8 @@ impl Session {
             start,
             end: start + seconds,
             words: words.collect(),
-            entropy_before: episode.first.as_ref().and_then(entropy),
-            entropy_after: episode.last.as_ref().and_then(entropy),
+            entropy_before: episode.first.as_ref().and_then(mean_entropy),
+            entropy_after: episode.last.as_ref().and_then(mean_entropy),
             losses: episode
                 .objectives
                 .iter()
@@ -348,6 +360,24 @@ impl Session {
         }
     }
 
+    fn trace_of(&self, episode: &Episode) -> Trace {
+        let objectives = episode.objectives.iter();
+        // The last kept step's objective follows those that a step was taken from, unless it is one of them.
+        let last = (episode.steps == episode.objectives.len())
+            .then_some(())
+            .and(episode.last.as_ref());
+        Trace {
+            texts: episode
+                .step_logits
+                .iter()
+                .map(|(step, logits)| (*step, self.decode(logits).text))
+                .collect(),
+            entropies: objectives.chain(last).map(mean_entropy).collect(),
+            forwards: episode.forwards,
+            source_seconds: episode.source_seconds,
+        }
+    }
+
     fn decode(&self, logits: &[f32]) -> Hypothesis {
         greedy(
             logits,
@@ -355,6 +385,11 @@ impl Session {
             self.recognizer.loaded.model.config().samples_per_frame() as f64 / SAMPLE_RATE as f64,
         )
     }
+}
+
+/// Of the non-blank frames, in nats.
+fn mean_entropy(objective: &ObjectiveValue) -> Option<f32> {
+    (objective.non_blank_frames > 0).then_some(objective.entropy as f32)
 }
 
 /// The transcript never comes out emptier than the source model's without being flagged: an empty one gives way to

@@ -119,6 +119,19 @@ pub struct Utterance {
     pub real_time_factor: f64,
 }
 
+/// An utterance's adaptation from step to step; see [`crate::Session::trace_steps`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trace {
+    /// Numbers of steps asked for, as far as they were reached, with the transcript after each; 0 is the source model's.
+    pub texts: Vec<(usize, String)>,
+    /// Mean entropy in nats of the non-blank frames after 0, 1, ... steps; `None` where all are blank.
+    pub entropies: Vec<Option<f32>>,
+    /// Forward passes made.
+    pub forwards: usize,
+    /// Wall-clock seconds to the source model's logits: what the utterance had cost without adaptation.
+    pub source_seconds: f64,
+}
+
 /// A recording's transcript.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Transcript {

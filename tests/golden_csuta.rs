@@ -3,10 +3,10 @@
 
 mod common;
 
-use aurist::ParameterChoice;
 use aurist::adapt::{AdaptedParameters, Selection};
 use aurist::engine::cpu::CpuBackend;
 use aurist::engine::{AdamW, Arena, Backend, ObjectiveTerms, Rows};
+use aurist::{Compatibility, ParameterChoice};
 use common::{Golden, relative_difference, repository};
 
 #[test]
@@ -17,7 +17,7 @@ fn three_utterances_follow_pytorch() {
     let selection = Selection {
         choice: ParameterChoice::LayerNormAndFeature,
         top_layers: None,
-        with_multiplicity: false,
+        compatibility: Compatibility::None,
     };
     let mut parameters = AdaptedParameters::new(&backend, model.weights().clone(), Some(selection)).unwrap();
     let lowest = model.lowest_adapted_stage(&parameters);

@@ -8,6 +8,7 @@ use crate::engine::{Backend, EngineError, ObjectiveValue};
 use crate::model::CtcModel;
 use crate::{AdaptationConfig, Carried, Guard, Method, Settled, Stopped};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// One worker's adaptation state for one model: the store, the arena, the last good state, and what a continual policy
 /// carries.
@@ -16,6 +17,7 @@ pub struct Adapter<B: Backend> {
     bench: Bench<B>,
     last_good: Snapshot<B>,
     policy: Policy<Snapshot<B>>,
+    kept_steps: Vec<usize>,
 }
 
 /// What adapting to one utterance gave.
@@ -47,6 +49,10 @@ pub struct Episode {
     pub carried: Option<Carried>,
     /// Set when a guard cut the adaptation short.
     pub guard: Option<Guard>,
+    /// The steps asked for with [`Adapter::keep_logits_after`], and the logits after each, `[T, V]`.
+    pub step_logits: Vec<(usize, Vec<f32>)>,
+    /// Wall-clock seconds to the source model's logits.
+    pub source_seconds: f64,
 }
 
 /// Watches for the end of change; see [`Settled`].
@@ -77,7 +83,13 @@ impl<B: Backend> Adapter<B> {
             last_good: bench.parameters.snapshot(backend)?,
             policy: Policy::new(config, &mut bench.on(backend))?,
             bench,
+            kept_steps: Vec::new(),
         })
+    }
+
+    /// From now on keeps the logits after these numbers of steps, for [`Episode::step_logits`].
+    pub fn keep_logits_after(&mut self, steps: &[usize]) {
+        self.kept_steps = steps.to_vec();
     }
 
     /// The store, as the last utterance left it.
@@ -122,6 +134,7 @@ impl<B: Backend> Adapter<B> {
     /// Each step's logits serve the next step, so N episodic steps cost N + 1 forward passes and N backward passes; a step
     /// taken back is tried again from the gradient that is still there, for a forward pass alone.
     pub fn run(&mut self, backend: &B, input: &[f32]) -> Result<Episode, EngineError> {
+        let begun = Instant::now();
         let mut stepper = self.bench.on(backend);
         let frames = stepper.load(input)?;
         if frames == 0 {
@@ -135,6 +148,7 @@ impl<B: Backend> Adapter<B> {
             frames,
             adapted_logits: source_logits.clone(),
             source_logits,
+            source_seconds: begun.elapsed().as_secs_f64(),
             ..Episode::default()
         };
         // Nothing can be learned from it, and nothing of it may be carried.
@@ -146,6 +160,7 @@ impl<B: Backend> Adapter<B> {
         let descent = Descent {
             config: &self.config,
             last_good: &mut self.last_good,
+            kept_steps: &self.kept_steps,
         };
         match &mut self.policy {
             Policy::Episodic => descent.run(&mut stepper, &mut episode),
@@ -163,6 +178,7 @@ impl<B: Backend> Adapter<B> {
 pub(super) struct Descent<'a, B: Backend> {
     config: &'a AdaptationConfig,
     last_good: &'a mut Snapshot<B>,
+    kept_steps: &'a [usize],
 }
 
 impl<B: Backend> Descent<'_, B> {
@@ -201,6 +217,9 @@ impl<B: Backend> Descent<'_, B> {
                 if step > 0 {
                     stepper.download_logits(&mut episode.adapted_logits);
                     episode.steps += 1;
+                }
+                if self.kept_steps.contains(&step) {
+                    episode.step_logits.push((step, episode.adapted_logits.clone()));
                 }
             } else {
                 // The last update spoiled it; its logits are already the last good ones.

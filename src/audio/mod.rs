@@ -6,6 +6,7 @@ mod decode;
 mod error;
 mod features;
 mod log_mel;
+pub mod mix;
 mod resample;
 mod segment;
 

@@ -1,5 +1,6 @@
 //! The command line: one file per command, and what the commands share.
 
+mod bench;
 mod doctor;
 mod interrupt;
 mod models;
@@ -31,6 +32,8 @@ enum Command {
     Transcribe(Box<transcribe::Arguments>),
     /// Inspect, list and fetch models.
     Models(models::Arguments),
+    /// Measure word error rates of models and adaptation methods on test sets, clean and in noise.
+    Bench(Box<bench::Arguments>),
     /// Tell what this build can do on this machine, for you and for a bug report.
     Doctor(doctor::Arguments),
 }
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
     let ended = match CommandLine::parse().command {
         Command::Transcribe(typed) => transcribe::run(*typed),
         Command::Models(typed) => models::run(&typed),
+        Command::Bench(typed) => bench::run(*typed),
         Command::Doctor(typed) => doctor::run(&typed),
     };
     match ended {

@@ -5,7 +5,7 @@ use crate::adapt::Selection;
 use crate::cli::{Exit, Failure};
 use crate::engine::cpu::CpuBackend;
 use crate::model::{CtcModel, Input, ModelConfig, ModelError, ModelFiles, NamedTensor, Symbol, Vocabulary};
-use crate::{AdaptationConfig, ParameterChoice};
+use crate::{AdaptationConfig, Compatibility, ParameterChoice};
 use clap::Args;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
@@ -188,7 +188,7 @@ fn adapted(parameters: &'static str, choice: ParameterChoice, tensors: &[NamedTe
     let selection = Selection {
         choice,
         top_layers: None,
-        with_multiplicity: true,
+        compatibility: Compatibility::Suta,
     };
     let chosen: Vec<&NamedTensor> = tensors
         .iter()

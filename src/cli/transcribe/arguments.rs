@@ -93,7 +93,7 @@ pub(in crate::cli) struct Arguments {
 /// The options of adaptation, as typed.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Adaptation (defaults are chosen for each model; the JSON output states them)")]
-pub(super) struct AdaptationArguments {
+pub(in crate::cli) struct AdaptationArguments {
     /// Adaptation method: suta (single-utterance test-time adaptation), sdpl (pseudo-label CTC: the model's own
     /// transcript as the target), or none; or a continual method, which carries what it learned from one recording to
     /// the next: csuta (no reset ever), dsuta (fast and slow) or awmc (anchor, leader, chaser) [default: suta].
@@ -174,11 +174,11 @@ pub(super) struct AdaptationArguments {
 
     /// Start every utterance from the speaker's or room's profile in FILE, made with --save-adapted.
     #[arg(long, value_name = "FILE")]
-    pub(super) load_adapted: Option<PathBuf>,
+    pub(in crate::cli) load_adapted: Option<PathBuf>,
 
     /// Write what adaptation made of the model to FILE: the mean over all utterances of the run.
     #[arg(long, value_name = "FILE")]
-    pub(super) save_adapted: Option<PathBuf>,
+    pub(in crate::cli) save_adapted: Option<PathBuf>,
 
     /// The SUTA paper's settings (lr 2e-5, layer-norm+feature, temperature 2.5, 10 steps); single options override.
     #[arg(long)]
@@ -225,7 +225,7 @@ pub(super) enum CompatChoice {
 
 /// A value of `--progress`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum ProgressChoice {
+pub(in crate::cli) enum ProgressChoice {
     Auto,
     Plain,
     Json,

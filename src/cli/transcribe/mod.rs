@@ -14,5 +14,10 @@ mod settings;
 mod streams;
 mod worker;
 
-pub(super) use arguments::Arguments;
+pub(super) use arguments::{AdaptationArguments, Arguments, ProgressChoice};
+pub(super) use outputs::lock;
+pub(super) use progress::{BAR_UNITS, bar, clock, event};
+pub(super) use queue::Queue;
 pub(super) use run::run;
+pub(super) use settings::{adaptation, load_model};
+pub(super) use worker::{describe_panic, quiet_panics};

@@ -177,7 +177,7 @@ fn append(journal: &mut Journal, entry: Entry) -> Result<(), WriteError> {
     appended.map_err(|error| WriteError::Fatal(format!("cannot write {}: {error}", journal.path().display())))
 }
 
-fn lock(root: &Path, unusable: &impl Fn(io::Error) -> Failure) -> Result<File, Failure> {
+pub(in crate::cli) fn lock(root: &Path, unusable: &impl Fn(io::Error) -> Failure) -> Result<File, Failure> {
     let path = root.join(LOCK_NAME);
     // Not truncated on opening: until the lock is ours, what it says is the other run's.
     let open = OpenOptions::new()

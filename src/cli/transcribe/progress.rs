@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The bar's length: indicatif counts whole units, and a byte is too fine to redraw for.
-const BAR_UNITS: u64 = 1000;
+pub(in crate::cli) const BAR_UNITS: u64 = 1000;
 
 /// What a run is about to do.
 pub(super) struct Start<'a> {
@@ -254,12 +254,12 @@ impl Progress {
     }
 }
 
-fn bar() -> ProgressBar {
+pub(in crate::cli) fn bar() -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:12} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(BAR_UNITS), ProgressDrawTarget::stderr()).with_style(style)
 }
 
-fn event(kind: &str, mut fields: Value) {
+pub(in crate::cli) fn event(kind: &str, mut fields: Value) {
     if let Some(fields) = fields.as_object_mut() {
         fields.insert("event".to_string(), kind.into());
     }
@@ -313,7 +313,7 @@ fn speed(audio: f64, wall: f64) -> String {
 }
 
 /// `4.2 s`, `3:07` or `1:02:33`.
-fn clock(seconds: f64) -> String {
+pub(in crate::cli) fn clock(seconds: f64) -> String {
     let whole = seconds.round().max(0.0) as u64;
     match whole {
         0..60 => format!("{seconds:.1} s"),

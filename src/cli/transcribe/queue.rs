@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Indices 0 to `total`, handed out in order.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(in crate::cli) struct Queue {
     state: Mutex<State>,
     moved: Condvar,
     total: usize,
@@ -22,7 +22,7 @@ struct State {
 impl Queue {
     /// A queue whose `take` waits while `window` indices are taken but not released: what bounds the results that
     /// pile up behind a slow first one.
-    pub(super) fn new(total: usize, window: usize) -> Self {
+    pub(in crate::cli) fn new(total: usize, window: usize) -> Self {
         Self {
             state: Mutex::default(),
             moved: Condvar::new(),
@@ -32,7 +32,7 @@ impl Queue {
     }
 
     /// The next index, or `None` when there is none left or the queue is closed.
-    pub(super) fn take(&self) -> Option<usize> {
+    pub(in crate::cli) fn take(&self) -> Option<usize> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while !state.closed && state.next < self.total && state.next >= state.released.saturating_add(self.window) {
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -51,7 +51,7 @@ impl Queue {
     }
 
     /// Hands out no more.
-    pub(super) fn close(&self) {
+    pub(in crate::cli) fn close(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.moved.notify_all();
     }

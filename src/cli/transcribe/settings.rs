@@ -152,7 +152,7 @@ fn distinct_formats(choices: &[FormatChoice]) -> Vec<Format> {
 }
 
 /// The adaptation settings: the model's own (or the paper's), with the options typed in their place.
-pub(super) fn adaptation(typed: &AdaptationArguments, of_model: AdaptationConfig) -> AdaptationConfig {
+pub(in crate::cli) fn adaptation(typed: &AdaptationArguments, of_model: AdaptationConfig) -> AdaptationConfig {
     let mut config = match typed.adapt {
         Some(MethodChoice::None) => return AdaptationConfig::none(),
         Some(MethodChoice::Sdpl) => AdaptationConfig::sdpl(),
@@ -232,7 +232,7 @@ pub(super) fn settings_key(model: &ModelInfo, config: &AdaptationConfig) -> Stri
 }
 
 /// Loads the model that was asked for, with the profile that was asked for.
-pub(super) fn load_model(dir: Option<&Path>, profile: Option<&Path>) -> Result<Recognizer, Failure> {
+pub(in crate::cli) fn load_model(dir: Option<&Path>, profile: Option<&Path>) -> Result<Recognizer, Failure> {
     let dir = dir.map(crate::cli::models::resolve).transpose()?;
     let dir = dir.as_deref();
     let loaded = match (dir, profile) {

@@ -135,7 +135,7 @@ impl Drop for EndNotice {
 static PANICKED_AT: Mutex<String> = Mutex::new(String::new());
 
 /// Keeps panics off standard error: a worker reports its own as its recording's error.
-pub(super) fn quiet_panics() {
+pub(in crate::cli) fn quiet_panics() {
     std::panic::set_hook(Box::new(|info| {
         if let (Some(at), Ok(mut last)) = (info.location(), PANICKED_AT.lock()) {
             *last = at.to_string();
@@ -236,7 +236,7 @@ fn begin(job: &Job, stream: &Stream) -> Result<(Option<Course>, usize), String> 
     Ok((Some(course), done))
 }
 
-fn describe_panic(panic: &(dyn std::any::Any + Send)) -> String {
+pub(in crate::cli) fn describe_panic(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
