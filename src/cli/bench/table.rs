@@ -64,7 +64,7 @@ mod tests {
     fn aligned_and_quoted() {
         let mut table = Table::new(&["name", "WER"]);
         table.row(vec!["a, \"b\"".into(), "1.5".into()]);
-        assert_eq!(table.plain(1), "name     WER\na, \"b\"  1.5\n");
+        assert_eq!(table.plain(1), "name    WER\na, \"b\"  1.5\n");
         assert_eq!(table.csv(), "name,WER\n\"a, \"\"b\"\"\",1.5\n");
     }
 }

@@ -160,19 +160,9 @@ fn resampling(report: &Report) -> String {
 }
 
 fn comparisons(comparisons: &[Comparison]) -> String {
-    let mut table = Table::new(&[
-        "first",
-        "second",
-        "change",
-        "95 %",
-        "P(better)",
-        "p",
-        "p Holm",
-        "segments",
-        "z",
-        "p",
-        "p Holm",
-    ]);
+    let mut header = vec!["first", "second", "change", "95 %", "P(better)", "bootstrap p", "Holm"];
+    header.extend(["segments", "z", "MAPSSWE p", "Holm"]);
+    let mut table = Table::new(&header);
     let p = |p: Option<f64>| match p {
         None => "-".to_string(),
         Some(p) if p < 0.0005 => "<0.001".into(),
@@ -202,11 +192,11 @@ fn comparisons(comparisons: &[Comparison]) -> String {
     }
     let family = match comparisons.len() {
         1 => String::new(),
-        count => format!(" Holm's correction is over the {count} comparisons."),
+        count => format!("\nHolm: p corrected for {count} comparisons."),
     };
     format!(
-        "{}\nChange: the second's WER less the first's in points, with its paired bootstrap interval; P(better): the \
-         second's;\nthe first p is the bootstrap's, the second MAPSSWE's (segments, z).{family}\n",
+        "{}\nChange: the second's WER less the first's, in points, with its paired bootstrap interval; P(better): that the \
+         second's is lower.{family}\n",
         table.plain(2)
     )
 }
