@@ -99,6 +99,35 @@ fn the_papers_settings_are_one_flag_away_and_single_options_override_them() {
 }
 
 #[test]
+fn what_an_utterance_cost_and_why_it_stopped_is_in_the_json() {
+    let utterance = |options: &[&str]| {
+        let mut command = aurist();
+        command
+            .args(["transcribe", "-f", "json"])
+            .args(options)
+            .arg(short_clip());
+        let ended = command.assert().success();
+        let json: Value = serde_json::from_slice(&ended.get_output().stdout).expect("one JSON object");
+        json["utterances"][0].clone()
+    };
+    let fast = utterance(&["--fast"]);
+    assert_eq!((&fast["forwards"], &fast["backwards"]), (&4.into(), &3.into()));
+    assert_eq!(fast["stopped"], Value::Null);
+    // Nobody is so unsure: everything counts as confident.
+    let skipped = utterance(&["--skip-confident", "100"]);
+    assert_eq!((&skipped["forwards"], &skipped["backwards"]), (&1.into(), &0.into()));
+    assert_eq!(skipped["stopped"], "confident");
+    assert_eq!(skipped["text"], skipped["unadapted_text"]);
+    // Any change of the loss counts as none.
+    let settled = utterance(&["--stop-when-settled=1e9", "--settled-steps", "1"]);
+    assert_eq!(settled["stopped"], "settled");
+    assert!(settled["steps"].as_u64().is_some_and(|steps| steps < 10));
+    let guarded = utterance(&["--safeguard", "--steps", "2", "--lr", "1e30"]);
+    assert_eq!((&guarded["steps"], &guarded["rollbacks"]), (&0.into(), &2.into()));
+    assert_eq!(guarded["text"], guarded["unadapted_text"]);
+}
+
+#[test]
 fn several_files_come_in_order_each_line_after_its_path() {
     let clips = clips();
     let mut command = aurist();
