@@ -102,7 +102,7 @@ impl Default for Settled {
     fn default() -> Self {
         Self {
             loss_change: 0.01,
-            steps: 2,
+            steps: 3,
         }
     }
 }

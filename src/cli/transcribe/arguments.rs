@@ -13,9 +13,9 @@ Examples:
   aurist transcribe talk.mp3                          the text, on standard output
   aurist transcribe talk.mp3 -f srt > talk.srt        subtitles
   aurist transcribe recordings/ -o text/ -f txt,json  a directory; run it again to go on
+  aurist transcribe recordings/ -o text/ --fast       fewer steps: a third of the cost
   aurist transcribe talk.wav --adapt none             the source model as it is
   aurist transcribe talk.wav --paper                  with the settings of the SUTA paper
-  aurist transcribe recordings/ -o text/ --fast       fewer steps: a third of the cost
   aurist transcribe talk.wav -m wav2vec2-base-960h/   with another model
   aurist transcribe me.wav --save-adapted me.profile  a speaker's profile, to start from with
   aurist transcribe *.wav --load-adapted me.profile   --load-adapted
@@ -127,7 +127,7 @@ pub(super) struct AdaptationArguments {
           value_parser = positive)]
     pub(super) stop_when_settled: Option<f64>,
 
-    /// So many steps in a row without such a change, before it stops [default: 2].
+    /// So many steps in a row without such a change, before it stops [default: 3].
     #[arg(long, value_name = "K", requires = "stop_when_settled", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) settled_steps: Option<u16>,
 

@@ -305,8 +305,8 @@ mod tests {
                 json!({ "stop_when_settled": Settled::default() }),
             ),
             (
-                vec!["--stop-when-settled=0.05", "--settled-steps", "3"],
-                json!({ "stop_when_settled": { "loss_change": 0.05, "steps": 3 } }),
+                vec!["--stop-when-settled=0.05", "--settled-steps", "2"],
+                json!({ "stop_when_settled": { "loss_change": 0.05, "steps": 2 } }),
             ),
             (vec!["--skip-confident", "0.3"], json!({ "skip_confident": 0.3 })),
             (vec!["--safeguard"], json!({ "safeguard": true })),
