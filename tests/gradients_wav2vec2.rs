@@ -15,7 +15,7 @@ fn gelu_in_place() {
     }
 }
 
-fn channel_norm(shape: Rows, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
+fn channel_norm_gelu(shape: Rows, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
     let (rows, cols) = (shape.rows, shape.cols);
     let mut y = vec![0.0; rows * cols];
     for col in 0..cols {
@@ -24,14 +24,14 @@ fn channel_norm(shape: Rows, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64
         let variance = column.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / rows as f64;
         for row in 0..rows {
             let normalised = (column[row] - mean) / (variance + 1e-5).sqrt();
-            y[row * cols + col] = normalised * weight[col] + bias[col];
+            y[row * cols + col] = gelu(normalised * weight[col] + bias[col]);
         }
     }
     y
 }
 
 #[test]
-fn channel_norm_and_its_gradients() {
+fn channel_norm_with_gelu_and_its_gradients() {
     for (rows, cols) in [(2, 1), (9, 5), (40, 70), (33, 130)] {
         let shape = Rows { rows, cols };
         // An offset per channel, as a convolution leaves: it must cancel without loss.
@@ -41,41 +41,56 @@ fn channel_norm_and_its_gradients() {
             .map(|(index, x)| (x + (index % cols) as f64 * 0.5) as f32 as f64)
             .collect();
         let (weight, bias, cotangent) = (random(cols, 2), random(cols, 3), random(rows * cols, 4));
-        let exact_dx = differences(&x, &cotangent, |x| channel_norm(shape, x, &weight, &bias));
-        let exact_dweight = differences(&weight, &cotangent, |w| channel_norm(shape, &x, w, &bias));
-        let exact_dbias = differences(&bias, &cotangent, |b| channel_norm(shape, &x, &weight, b));
+        let exact_dx = differences(&x, &cotangent, |x| channel_norm_gelu(shape, x, &weight, &bias));
+        let exact_dweight = differences(&weight, &cotangent, |w| channel_norm_gelu(shape, &x, w, &bias));
+        let exact_dbias = differences(&bias, &cotangent, |b| channel_norm_gelu(shape, &x, &weight, b));
         for backend in backends() {
             let (x32, weight32, bias32, dy) = (single(&x), single(&weight), single(&bias), single(&cotangent));
             let (mut y, mut statistics) = (vec![f32::NAN; rows * cols], vec![f32::NAN; cols * 2]);
-            backend.channel_norm(shape, &x32, &weight32, &bias32, &mut y, &mut statistics);
-            assert_close("y", &y, &channel_norm(shape, &x, &weight, &bias), 1e-5);
-            let mut dx = vec![f32::NAN; rows * cols];
+            backend.channel_norm_gelu(shape, &x32, &weight32, &bias32, &mut y, &mut statistics);
+            assert_close("y", &y, &channel_norm_gelu(shape, &x, &weight, &bias), 1e-5);
+            let (mut dx, parameters) = (dy.clone(), (&weight32[..], &bias32[..]));
             let (mut dweight, mut dbias) = (vec![0.0; cols], vec![0.0; cols]);
-            backend.channel_norm_backward(
-                shape,
-                &x32,
-                &statistics,
-                &weight32,
-                &dy,
-                Some(&mut dx),
-                Some(&mut dweight),
-                Some(&mut dbias),
-            );
+            let gradients = (Some(&mut dweight[..]), Some(&mut dbias[..]));
+            backend.channel_norm_gelu_backward(shape, &x32, &statistics, parameters, &mut dx, gradients.0, gradients.1);
             // With two rows the input's gradient nearly vanishes: then f32's share of the terms decides.
             if rows > 2 {
                 assert_close("dx", &dx, &exact_dx, 1e-4);
             }
             assert_close("dweight", &dweight, &exact_dweight, 1e-4);
-            assert_close("dbias", &dbias, &exact_dbias, 1e-5);
-            // Frozen parameters and an unwanted input gradient cost nothing and change nothing.
-            let mut again = vec![f32::NAN; rows * cols];
-            backend.channel_norm_backward(shape, &x32, &statistics, &weight32, &dy, Some(&mut again), None, None);
+            assert_close("dbias", &dbias, &exact_dbias, 1e-4);
+            // Frozen parameters cost nothing and change nothing.
+            let mut again = dy.clone();
+            backend.channel_norm_gelu_backward(shape, &x32, &statistics, parameters, &mut again, None, None);
             assert_eq!(again, dx);
-            let mut alone = vec![0.0; cols];
-            backend.channel_norm_backward(shape, &x32, &statistics, &weight32, &dy, None, Some(&mut alone), None);
-            assert_eq!(alone, dweight);
         }
     }
+}
+
+/// Longer than a block and than a task of the CPU's sums, on one thread and on several: the same to the last bit.
+#[test]
+fn a_long_channel_norm_is_exact_and_does_not_depend_on_the_number_of_threads() {
+    let shape = Rows { rows: 2500, cols: 3 };
+    let x: Vec<f64> = random(shape.rows * shape.cols, 1)
+        .iter()
+        .map(|x| (x + 30.0) as f32 as f64)
+        .collect();
+    let (weight, bias, dy) = (random(3, 2), random(3, 3), random(shape.rows * shape.cols, 4));
+    let expected = channel_norm_gelu(shape, &x, &weight, &bias);
+    let (x, weight, bias, dy) = (single(&x), single(&weight), single(&bias), single(&dy));
+    let results: Vec<_> = backends()
+        .iter()
+        .map(|backend| {
+            let (mut y, mut statistics) = (vec![f32::NAN; x.len()], vec![f32::NAN; 6]);
+            backend.channel_norm_gelu(shape, &x, &weight, &bias, &mut y, &mut statistics);
+            assert_close("y", &y, &expected, 1e-5);
+            let (mut d, mut dweight) = (dy.clone(), vec![0.0; 3]);
+            let parameters = (&weight[..], &bias[..]);
+            backend.channel_norm_gelu_backward(shape, &x, &statistics, parameters, &mut d, Some(&mut dweight), None);
+            (y, statistics, d, dweight)
+        })
+        .collect();
+    assert!(results.iter().all(|result| *result == results[0]));
 }
 
 fn grouped_convolution(shape: GroupedConv1d, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {

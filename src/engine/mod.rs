@@ -228,9 +228,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
         dbias: Option<Self::ViewMut<'_>>,
     );
 
-    /// Normalises each channel over time (a group norm with a group a channel): `y = x̂ γ + β`, `x̂ = (x - μ) / σ`;
-    /// `statistics` receives (mean, 1/σ) per channel, `[cols, 2]`.
-    fn channel_norm(
+    /// Normalises each channel over time (a group norm with a group a channel), then GELU: `y = gelu(x̂ γ + β)`,
+    /// `x̂ = (x - μ) / σ`; `statistics` receives (mean, 1/σ) per channel, `[cols, 2]`.
+    fn channel_norm_gelu(
         &self,
         shape: Rows,
         x: Self::View<'_>,
@@ -239,15 +239,15 @@ pub trait Backend: Send + Sync + Sized + 'static {
         y: Self::ViewMut<'_>,
         statistics: Self::ViewMut<'_>,
     );
-    /// `dx = ...` where it is wanted; `dweight += ...` and `dbias += ...` where they are adapted.
-    fn channel_norm_backward(
+    /// In place, from the output's gradient to the input's; `dweight += ...` and `dbias += ...` where they are adapted.
+    /// γ and β come as a pair.
+    fn channel_norm_gelu_backward(
         &self,
         shape: Rows,
         x: Self::View<'_>,
         statistics: Self::View<'_>,
-        weight: Self::View<'_>,
-        dy: Self::View<'_>,
-        dx: Option<Self::ViewMut<'_>>,
+        parameters: (Self::View<'_>, Self::View<'_>),
+        d: Self::ViewMut<'_>,
         dweight: Option<Self::ViewMut<'_>>,
         dbias: Option<Self::ViewMut<'_>>,
     );

@@ -53,7 +53,7 @@ pub(super) struct Wav2Vec2Activations {
     positional: PositionalActivations,
     encoder_norm_input: Slot,
     encoder_statistics: Slot,
-    /// The convolutions' gradients take turns in two slots; a norm's output is made again in the third.
+    /// The convolutions' gradients take turns in two slots; a layer norm's output is made again in the third.
     dconv: [Slot; 3],
     dprojection_input: Slot,
 }
@@ -219,6 +219,14 @@ impl Wav2Vec2Frontend {
             true => kept.map(|(_, shape)| values(shape)).max().unwrap_or(0),
             false => 0,
         };
+        let remade = match self
+            .convolutions
+            .iter()
+            .any(|layer| matches!(layer.norm, Norm::Layer(_)))
+        {
+            true => largest,
+            false => 0,
+        };
         let (projected, wide) = (plan.slot(rows * self.width), rows * self.channels());
         let post_norm = self.encoder_norm.is_some() as usize;
         let activations = Wav2Vec2Activations {
@@ -231,7 +239,7 @@ impl Wav2Vec2Frontend {
             positional: self.positional.plan(backend, plan, rows, projected, backward),
             encoder_norm_input: plan.slot(post_norm * rows * self.width),
             encoder_statistics: plan.slot(post_norm * rows * 2),
-            dconv: [0, 1, 2].map(|_| plan.slot(backward * largest)),
+            dconv: [largest, largest, remade].map(|len| plan.slot(backward * len)),
             dprojection_input: plan.slot(backward * wide),
         };
         Some((activations, rows))
@@ -318,7 +326,7 @@ impl Wav2Vec2Frontend {
                 return;
             }
             let len = slots.raw.len;
-            let parts = (d.part(0, len), spare.part(0, len), pre.part(0, len));
+            let parts = (d.part(0, len), spare.part(0, len), pre.part(0, len.min(pre.len)));
             if layer.backward_norm(backend, parameters, arena, slots, parts) {
                 std::mem::swap(&mut d, &mut spare);
             }
@@ -381,32 +389,20 @@ impl ConvLayer {
                 .forward_gelu(backend, parameters, arena, a.shape, a.input, a.raw, a.out);
             return;
         }
+        let value = |id: &OperandId| parameters.value(backend, *id);
         let ([x], [y]) = arena.split(backend, [a.input], [a.raw]);
-        let weight = parameters.value(backend, self.convolution.weight);
-        let bias = parameters.value(backend, self.convolution.bias);
+        let (weight, bias) = (value(&self.convolution.weight), value(&self.convolution.bias));
         backend.linear(a.shape.as_linear(), x, weight, Some(bias), y, false);
-        self.forward_norm(backend, parameters, arena, a, a.out);
-        gelu(backend, arena, a.out);
-    }
-
-    fn forward_norm<B: Backend>(
-        &self,
-        backend: &B,
-        parameters: &impl Parameters<B>,
-        arena: &mut Arena<B>,
-        a: &ConvActivations,
-        to: Slot,
-    ) {
         match &self.norm {
             Norm::None => {}
             Norm::Channel { weight, bias } => {
-                let ([x], [y, statistics]) = arena.split(backend, [a.raw], [to, a.statistics]);
-                let value = |id: &OperandId| parameters.value(backend, *id);
-                backend.channel_norm(self.rows(a.shape), x, value(weight), value(bias), y, statistics);
+                let ([x], [y, statistics]) = arena.split(backend, [a.raw], [a.out, a.statistics]);
+                backend.channel_norm_gelu(self.rows(a.shape), x, value(weight), value(bias), y, statistics);
             }
             Norm::Layer(norm) => {
                 let rows = a.shape.out_frames();
-                norm.forward(backend, parameters, arena, rows, a.raw, to, a.statistics);
+                norm.forward(backend, parameters, arena, rows, a.raw, a.out, a.statistics);
+                gelu(backend, arena, a.out);
             }
         }
     }
@@ -420,26 +416,34 @@ impl ConvLayer {
         a: &ConvActivations,
         (d, spare, pre): (Slot, Slot, Slot),
     ) -> bool {
-        if let Norm::None = self.norm {
-            gelu_backward(backend, arena, a.raw, d);
-            return false;
-        }
-        // Not kept in the forward pass: it is as large as the convolution's result.
-        self.forward_norm(backend, parameters, arena, a, pre);
-        gelu_backward(backend, arena, pre, d);
         match &self.norm {
-            Norm::None => {}
+            Norm::None => {
+                gelu_backward(backend, arena, a.raw, d);
+                false
+            }
             Norm::Channel { weight, bias } => {
-                let ([x, statistics, dy], [dx]) = arena.split(backend, [a.raw, a.statistics, d], [spare]);
-                let ([gamma, _], [dweight, dbias]) = parameters.values_and_gradients(backend, [*weight, *bias]);
+                let ([x, statistics], [d]) = arena.split(backend, [a.raw, a.statistics], [d]);
+                let ([gamma, beta], [dweight, dbias]) = parameters.values_and_gradients(backend, [*weight, *bias]);
                 let rows = self.rows(a.shape);
-                backend.channel_norm_backward(rows, x, statistics, gamma, dy, Some(dx), dweight, dbias);
+                backend.channel_norm_gelu_backward(rows, x, statistics, (gamma, beta), d, dweight, dbias);
+                false
             }
             Norm::Layer(norm) => {
-                let (rows, saved) = (a.shape.out_frames(), (a.raw, a.statistics));
-                norm.backward(backend, parameters, arena, rows, saved, d, Some((spare, false)));
+                // Not kept in the forward pass: it is as large as the convolution's result.
+                let rows = a.shape.out_frames();
+                norm.forward(backend, parameters, arena, rows, a.raw, pre, a.statistics);
+                gelu_backward(backend, arena, pre, d);
+                norm.backward(
+                    backend,
+                    parameters,
+                    arena,
+                    rows,
+                    (a.raw, a.statistics),
+                    d,
+                    Some((spare, false)),
+                );
+                true
             }
         }
-        true
     }
 }

@@ -1,5 +1,7 @@
 //! AdamW over a stretch of the flat parameter store.
 
+use super::CpuBackend;
+use super::parallel::Shared;
 use super::simd::{Lanes, vectorised};
 use crate::engine::AdamW;
 
@@ -30,7 +32,15 @@ vectorised! {
 }
 
 /// See [`crate::engine::Backend::adamw`].
-pub(super) fn update(settings: &AdamW, step: u32, values: &mut [f32], gradients: &[f32], m: &mut [f32], v: &mut [f32]) {
+pub(super) fn update(
+    backend: &CpuBackend,
+    settings: &AdamW,
+    step: u32,
+    values: &mut [f32],
+    gradients: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+) {
     assert!(gradients.len() == values.len() && m.len() == values.len() && v.len() == values.len());
     assert!(step > 0, "steps are counted from 1");
     let factors = Factors {
@@ -43,5 +53,16 @@ pub(super) fn update(settings: &AdamW, step: u32, values: &mut [f32], gradients:
         root_correction: (1.0 - settings.beta2.powi(step as i32)).sqrt() as f32,
         epsilon: settings.epsilon as f32,
     };
-    update_all(&factors, values, gradients, m, v);
+    let (values, m, v) = (Shared::new(values), Shared::new(m), Shared::new(v));
+    backend.run_values(gradients.len(), |part| {
+        // SAFETY: parts are disjoint.
+        let (values, m, v) = unsafe {
+            (
+                values.stretch(part.clone()),
+                m.stretch(part.clone()),
+                v.stretch(part.clone()),
+            )
+        };
+        update_all(&factors, values, &gradients[part], m, v);
+    });
 }

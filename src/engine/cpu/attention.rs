@@ -29,7 +29,7 @@ fn part(qkv: &[f32], shape: Attention, which: usize, head: usize, row: usize) ->
 }
 
 #[inline(always)]
-fn softmax_body<L: Lanes>(row: &mut [f32]) -> f32 {
+fn exponentials_body<L: Lanes>(row: &mut [f32]) -> (f32, f32) {
     let mut lanes = [f32::NEG_INFINITY; WIDTH];
     let chunks = row.chunks_exact(WIDTH);
     let mut highest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -49,16 +49,23 @@ fn softmax_body<L: Lanes>(row: &mut [f32]) -> f32 {
         *value = exp::<L>(*value - highest);
     }
     let sum = sum_body(row);
-    let inverse = 1.0 / sum;
-    for value in row.iter_mut() {
-        *value *= inverse;
-    }
-    highest + sum.ln()
+    (highest + sum.ln(), 1.0 / sum)
 }
 
 vectorised! {
-    /// Softmax in place; returns the row's log-sum-exp.
-    fn softmax(row: &mut [f32]) -> f32 = softmax_body
+    /// `e^(x - max)` in place; returns the row's log-sum-exp, and what makes the row a softmax when multiplied by it.
+    fn exponentials(row: &mut [f32]) -> (f32, f32) = exponentials_body
+}
+
+#[inline(always)]
+fn scale_body<L: Lanes>(factor: f32, x: &mut [f32]) {
+    for x in x {
+        *x *= factor;
+    }
+}
+
+vectorised! {
+    fn scale(factor: f32, x: &mut [f32]) = scale_body
 }
 
 #[inline(always)]
@@ -155,8 +162,9 @@ pub(super) fn forward(
         let k = Matrix::transposed(part(qkv, shape, 1, head, 0), 3 * width);
         product_into(rows, frames, dim, shape.scale(), q, k, scores, false);
         add_bias(bias, frames, head, first, scores);
-        for (row, log_sum_exp) in scores.chunks_exact_mut(frames).zip(log_sum_exp) {
-            *log_sum_exp = softmax(row);
+        let mut factors = [0.0f32; BLOCK_ROWS];
+        for ((row, log_sum_exp), factor) in scores.chunks_exact_mut(frames).zip(log_sum_exp).zip(&mut factors) {
+            (*log_sum_exp, *factor) = exponentials(row);
         }
         let v = Matrix::rows(part(qkv, shape, 2, head, 0), 3 * width);
         // SAFETY: a head's columns of the block's rows belong to this unit alone.
@@ -168,6 +176,11 @@ pub(super) fn forward(
                 accumulate: false,
             };
             product(rows, dim, frames, 1.0, Matrix::rows(scores, frames), v, target);
+            // Shorter than the scores, so this is where the softmax's denominator is cheapest.
+            for (row, factor) in factors.iter().take(rows).enumerate() {
+                let start = (first + row) * width + head * dim;
+                scale(*factor, out.stretch(start..start + dim));
+            }
         }
     });
 }

@@ -1,47 +1,68 @@
-//! Each channel normalised over time, as wav2vec2-base does after its first convolution (a group norm, Wu and He 2018,
-//! with as many groups as channels).
+//! Each channel normalised over time, then GELU, as wav2vec2-base does after its first convolution (a group norm, Wu
+//! and He 2018, with as many groups as channels).
 //!
-//! Sums over time are long (3,200 frames a second), so they are taken in f64.
+//! The matrix is the largest of all (64 MB for ten seconds), so each pass over it does all it can, a block of rows at a
+//! time that stays in cache. Sums over time are long (3,200 frames a second): f32 within a block, f64 between blocks,
+//! in an order that does not depend on the number of threads.
 
 use super::CpuBackend;
+use super::gelu::slope;
+use super::math::normal_cdf;
 use super::parallel::Shared;
 use super::simd::{Lanes, vectorised};
 use crate::engine::Rows;
-use std::ops::Range;
 
 /// Added to the variance, in all the models served.
 const EPSILON: f64 = 1e-5;
-/// Channels a task: their accumulators stay in registers or the nearest cache.
-const GRAIN: usize = 64;
+/// Rows summed in f32: 128 KB of 512 channels.
+const BLOCK: usize = 64;
+/// Rows of a task, which merges its blocks' sums.
+const TASK: usize = 16 * BLOCK;
 
 #[inline(always)]
-fn sums_body<L: Lanes>(x: &[f32], cols: usize, part: Range<usize>, means: &[f64], sums: &mut [f64], squares: bool) {
+fn moments_body<L: Lanes>(x: &[f32], mean: &mut [f32], squares: &mut [f32]) {
+    let cols = mean.len();
+    let rows = x.len() / cols;
+    mean.fill(0.0);
+    squares.fill(0.0);
     for row in x.chunks_exact(cols) {
-        for ((sum, x), mean) in sums.iter_mut().zip(&row[part.clone()]).zip(means) {
-            let centred = *x as f64 - mean;
-            *sum += if squares { centred * centred } else { centred };
+        for (sum, x) in mean.iter_mut().zip(row) {
+            *sum += x;
+        }
+    }
+    for sum in mean.iter_mut() {
+        *sum /= rows as f32;
+    }
+    for row in x.chunks_exact(cols) {
+        for ((square, x), mean) in squares.iter_mut().zip(row).zip(&*mean) {
+            let centred = x - mean;
+            *square = L::mul_add(centred, centred, *square);
         }
     }
 }
 
 vectorised! {
-    /// Per channel of a part: the sum of `x - mean`, or of its square.
-    fn sums(x: &[f32], cols: usize, part: Range<usize>, means: &[f64], sums: &mut [f64], squares: bool) = sums_body
+    /// Per channel of a block: the mean, and the sum of squares about it.
+    fn moments(x: &[f32], mean: &mut [f32], squares: &mut [f32]) = moments_body
 }
 
 #[inline(always)]
-fn affine_body<L: Lanes>(x: &[f32], mean: &[f32], inverse: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
-    for index in 0..y.len() {
-        y[index] = L::mul_add((x[index] - mean[index]) * inverse[index], weight[index], bias[index]);
+fn apply_body<L: Lanes>(x: &[f32], saved: (&[f32], &[f32]), weight: &[f32], bias: &[f32], y: &mut [f32]) {
+    let cols = weight.len();
+    let (mean, inverse, bias) = (&saved.0[..cols], &saved.1[..cols], &bias[..cols]);
+    for (x, y) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)) {
+        for index in 0..cols {
+            let pre = L::mul_add((x[index] - mean[index]) * inverse[index], weight[index], bias[index]);
+            y[index] = pre * normal_cdf::<L>(pre).0;
+        }
     }
 }
 
 vectorised! {
-    /// One row of a part of the channels.
-    fn affine(x: &[f32], mean: &[f32], inverse: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) = affine_body
+    fn apply(x: &[f32], saved: (&[f32], &[f32]), weight: &[f32], bias: &[f32], y: &mut [f32]) = apply_body
 }
 
-/// See [`crate::engine::Backend::channel_norm`].
+/// See [`crate::engine::Backend::channel_norm_gelu`].
 pub(super) fn forward(
     backend: &CpuBackend,
     shape: Rows,
@@ -57,150 +78,198 @@ pub(super) fn forward(
         (rows * cols, rows * cols, cols * 2)
     );
     assert_eq!((weight.len(), bias.len()), (cols, cols));
-    let (y, statistics) = (Shared::new(y), Shared::new(statistics));
-    backend.run_parts(cols, GRAIN, |all| {
-        for start in all.clone().step_by(GRAIN) {
-            let part = start..(start + GRAIN).min(all.end);
-            let count = part.len();
-            let (mut means, mut variances) = (vec![0.0f64; count], vec![0.0f64; count]);
-            sums(x, cols, part.clone(), &vec![0.0; count], &mut means, false);
-            means.iter_mut().for_each(|mean| *mean /= rows as f64);
-            sums(x, cols, part.clone(), &means, &mut variances, true);
-            // SAFETY: parts are disjoint.
-            let statistics = unsafe { statistics.stretch(part.start * 2..part.end * 2) };
-            let mean: Vec<f32> = means.iter().map(|mean| *mean as f32).collect();
-            let inverse: Vec<f32> = variances
-                .iter()
-                .map(|sum| (1.0 / (sum / rows as f64 + EPSILON).sqrt()) as f32)
-                .collect();
-            for (index, statistics) in statistics.chunks_exact_mut(2).enumerate() {
-                statistics.copy_from_slice(&[mean[index], inverse[index]]);
-            }
-            for row in 0..rows {
-                let range = row * cols + part.start..row * cols + part.end;
-                // SAFETY: parts are disjoint.
-                let y = unsafe { y.stretch(range.clone()) };
-                affine(
-                    &x[range],
-                    &mean,
-                    &inverse,
-                    &weight[part.clone()],
-                    &bias[part.clone()],
-                    y,
-                );
-            }
+    let tasks = rows.div_ceil(TASK);
+    let mut partial = vec![0.0f64; tasks * 2 * cols];
+    let shared = Shared::new(&mut partial);
+    backend.run(tasks, |task| {
+        // SAFETY: a task's sums are its own.
+        let (means, squares) = unsafe { shared.stretch(task * 2 * cols..(task + 1) * 2 * cols) }.split_at_mut(cols);
+        let (mut block_mean, mut block_squares) = (vec![0.0f32; cols], vec![0.0f32; cols]);
+        let mut before = 0.0;
+        for block in x[task * TASK * cols..((task + 1) * TASK).min(rows) * cols].chunks(BLOCK * cols) {
+            moments(block, &mut block_mean, &mut block_squares);
+            let count = (block.len() / cols) as f64;
+            merge(before, means, squares, count, &block_mean, &block_squares);
+            before += count;
         }
+    });
+    let (mut means, mut squares) = (vec![0.0f64; cols], vec![0.0f64; cols]);
+    for (task, partial) in partial.chunks_exact(2 * cols).enumerate() {
+        let count = ((task + 1) * TASK).min(rows) - task * TASK;
+        let (mean, square) = partial.split_at(cols);
+        merge(
+            (task * TASK) as f64,
+            &mut means,
+            &mut squares,
+            count as f64,
+            mean,
+            square,
+        );
+    }
+    for ((statistics, mean), squares) in statistics.chunks_exact_mut(2).zip(&means).zip(&squares) {
+        let inverse = 1.0 / (squares / rows as f64 + EPSILON).sqrt();
+        statistics.copy_from_slice(&[*mean as f32, inverse as f32]);
+    }
+    let (mean, inverse) = unzip(statistics);
+    let y = Shared::new(y);
+    backend.run_parts(rows, 1, |part| {
+        let range = part.start * cols..part.end * cols;
+        // SAFETY: parts are disjoint.
+        let y = unsafe { y.stretch(range.clone()) };
+        apply(&x[range], (&mean, &inverse), weight, bias, y);
     });
 }
 
-#[inline(always)]
-fn gradient_sums_body<L: Lanes>(
-    x: &[f32],
-    dy: &[f32],
-    cols: usize,
-    part: Range<usize>,
-    statistics: (&[f32], &[f32]),
-    sums: (&mut [f64], &mut [f64]),
+/// Two sets' means and sums of squares about them, as one set's (Chan, Golub and LeVeque 1979).
+fn merge<T: Copy + Into<f64>>(
+    before: f64,
+    means: &mut [f64],
+    squares: &mut [f64],
+    count: f64,
+    more_means: &[T],
+    more_squares: &[T],
 ) {
-    let (mean, inverse) = statistics;
-    let (plain, normalised) = sums;
-    for (x, dy) in x.chunks_exact(cols).zip(dy.chunks_exact(cols)) {
-        let (x, dy) = (&x[part.clone()], &dy[part.clone()]);
-        for index in 0..plain.len() {
-            plain[index] += dy[index] as f64;
-            normalised[index] += (dy[index] * ((x[index] - mean[index]) * inverse[index])) as f64;
+    let share = count / (before + count);
+    for index in 0..means.len() {
+        let delta = more_means[index].into() - means[index];
+        means[index] += delta * share;
+        squares[index] += more_squares[index].into() + delta * delta * before * share;
+    }
+}
+
+/// Pairs of (mean, 1/σ), apart.
+fn unzip(statistics: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    statistics.chunks_exact(2).map(|pair| (pair[0], pair[1])).unzip()
+}
+
+#[inline(always)]
+fn gelu_gradient_body<L: Lanes>(
+    x: &[f32],
+    saved: (&[f32], &[f32]),
+    weight: &[f32],
+    bias: &[f32],
+    d: &mut [f32],
+    sums: (&mut [f32], &mut [f32]),
+) {
+    let cols = weight.len();
+    let (mean, inverse, bias) = (&saved.0[..cols], &saved.1[..cols], &bias[..cols]);
+    let (plain, normalised) = (&mut sums.0[..cols], &mut sums.1[..cols]);
+    plain.fill(0.0);
+    normalised.fill(0.0);
+    for (x, d) in x.chunks_exact(cols).zip(d.chunks_exact_mut(cols)) {
+        for index in 0..cols {
+            let centred = (x[index] - mean[index]) * inverse[index];
+            let pre = L::mul_add(centred, weight[index], bias[index]);
+            let gradient = d[index] * slope::<L>(pre);
+            d[index] = gradient;
+            plain[index] += gradient;
+            normalised[index] = L::mul_add(gradient, centred, normalised[index]);
         }
     }
 }
 
 vectorised! {
-    /// Per channel of a part: the sums of dy and of dy x̂.
-    fn gradient_sums(
+    /// A block's gradient through the GELU, in place, and its sums per channel: plain, and times x̂.
+    fn gelu_gradient(
         x: &[f32],
-        dy: &[f32],
-        cols: usize,
-        part: Range<usize>,
-        statistics: (&[f32], &[f32]),
-        sums: (&mut [f64], &mut [f64]),
-    ) = gradient_sums_body
+        saved: (&[f32], &[f32]),
+        weight: &[f32],
+        bias: &[f32],
+        d: &mut [f32],
+        sums: (&mut [f32], &mut [f32]),
+    ) = gelu_gradient_body
 }
 
 #[inline(always)]
-fn input_gradient_body<L: Lanes>(
+fn norm_gradient_body<L: Lanes>(
     x: &[f32],
-    dy: &[f32],
-    statistics: (&[f32], &[f32]),
+    saved: (&[f32], &[f32]),
     means: (&[f32], &[f32]),
     factor: &[f32],
-    dx: &mut [f32],
+    d: &mut [f32],
 ) {
-    for index in 0..dx.len() {
-        let normalised = (x[index] - statistics.0[index]) * statistics.1[index];
-        dx[index] = factor[index] * (dy[index] - means.0[index] - normalised * means.1[index]);
+    let cols = factor.len();
+    let (mean, inverse) = (&saved.0[..cols], &saved.1[..cols]);
+    let (plain, normalised) = (&means.0[..cols], &means.1[..cols]);
+    for (x, d) in x.chunks_exact(cols).zip(d.chunks_exact_mut(cols)) {
+        for index in 0..cols {
+            let centred = (x[index] - mean[index]) * inverse[index];
+            d[index] = factor[index] * (d[index] - plain[index] - centred * normalised[index]);
+        }
     }
 }
 
 vectorised! {
-    fn input_gradient(
+    fn norm_gradient(
         x: &[f32],
-        dy: &[f32],
-        statistics: (&[f32], &[f32]),
+        saved: (&[f32], &[f32]),
         means: (&[f32], &[f32]),
         factor: &[f32],
-        dx: &mut [f32],
-    ) = input_gradient_body
+        d: &mut [f32],
+    ) = norm_gradient_body
 }
 
-/// See [`crate::engine::Backend::channel_norm_backward`]: with means over time,
-/// `dx = γ/σ (dy - mean(dy) - x̂ mean(dy x̂))`.
+/// See [`crate::engine::Backend::channel_norm_gelu_backward`]. With g the gradient below the GELU and means over time,
+/// `dx = γ/σ (g - mean(g) - x̂ mean(g x̂))`.
 pub(super) fn backward(
     backend: &CpuBackend,
     shape: Rows,
     x: &[f32],
     statistics: &[f32],
-    weight: &[f32],
-    dy: &[f32],
-    dx: Option<&mut [f32]>,
+    (weight, bias): (&[f32], &[f32]),
+    d: &mut [f32],
     dweight: Option<&mut [f32]>,
     dbias: Option<&mut [f32]>,
 ) {
     let (rows, cols) = (shape.rows, shape.cols);
     assert_eq!(
-        (x.len(), dy.len(), statistics.len()),
+        (x.len(), d.len(), statistics.len()),
         (rows * cols, rows * cols, cols * 2)
     );
-    let (dx, dweight, dbias) = (dx.map(Shared::new), dweight.map(Shared::new), dbias.map(Shared::new));
-    backend.run_parts(cols, GRAIN, |all| {
-        for start in all.clone().step_by(GRAIN) {
-            let part = start..(start + GRAIN).min(all.end);
-            let count = part.len();
-            let pairs = statistics[part.start * 2..part.end * 2].chunks_exact(2);
-            let (mean, inverse): (Vec<f32>, Vec<f32>) = pairs.map(|pair| (pair[0], pair[1])).unzip();
-            let (mut plain, mut normalised) = (vec![0.0f64; count], vec![0.0f64; count]);
-            let saved = (&mean[..], &inverse[..]);
-            gradient_sums(x, dy, cols, part.clone(), saved, (&mut plain, &mut normalised));
-            for (gradient, sums) in [(&dweight, &normalised), (&dbias, &plain)] {
-                if let Some(gradient) = gradient {
-                    // SAFETY: parts are disjoint.
-                    let gradient = unsafe { gradient.stretch(part.clone()) };
-                    gradient.iter_mut().zip(sums).for_each(|(d, sum)| *d += *sum as f32);
-                }
-            }
-            let Some(dx) = &dx else { continue };
-            let over_time = |sums: &[f64]| sums.iter().map(|sum| (sum / rows as f64) as f32).collect::<Vec<_>>();
-            let (mean_plain, mean_normalised) = (over_time(&plain), over_time(&normalised));
-            let factor: Vec<f32> = weight[part.clone()]
-                .iter()
-                .zip(&inverse)
-                .map(|(weight, inverse)| weight * inverse)
-                .collect();
-            for row in 0..rows {
-                let range = row * cols + part.start..row * cols + part.end;
-                // SAFETY: parts are disjoint.
-                let dx = unsafe { dx.stretch(range.clone()) };
-                let means = (&mean_plain[..], &mean_normalised[..]);
-                input_gradient(&x[range.clone()], &dy[range], saved, means, &factor, dx);
-            }
+    assert_eq!((weight.len(), bias.len()), (cols, cols));
+    let (mean, inverse) = unzip(statistics);
+    let saved = (&mean[..], &inverse[..]);
+    let tasks = rows.div_ceil(TASK);
+    let mut partial = vec![0.0f64; tasks * 2 * cols];
+    let (sums, d) = (Shared::new(&mut partial), Shared::new(d));
+    backend.run(tasks, |task| {
+        let range = task * TASK * cols..((task + 1) * TASK).min(rows) * cols;
+        // SAFETY: a task's rows and sums are its own.
+        let (sums, d) = unsafe {
+            (
+                sums.stretch(task * 2 * cols..(task + 1) * 2 * cols),
+                d.stretch(range.clone()),
+            )
+        };
+        let mut block = vec![0.0f32; 2 * cols];
+        for (x, d) in x[range].chunks(BLOCK * cols).zip(d.chunks_mut(BLOCK * cols)) {
+            gelu_gradient(x, saved, weight, bias, d, block.split_at_mut(cols));
+            sums.iter_mut()
+                .zip(&block)
+                .for_each(|(sum, block)| *sum += f64::from(*block));
         }
+    });
+    let mut sums = vec![0.0f64; 2 * cols];
+    for partial in partial.chunks_exact(2 * cols) {
+        sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
+    }
+    let (plain, normalised) = sums.split_at(cols);
+    for (gradient, sums) in [(dweight, normalised), (dbias, plain)] {
+        for (gradient, sum) in gradient.into_iter().flatten().zip(sums) {
+            *gradient += *sum as f32;
+        }
+    }
+    let over_time = |sums: &[f64]| sums.iter().map(|sum| (sum / rows as f64) as f32).collect::<Vec<_>>();
+    let (plain, normalised) = (over_time(plain), over_time(normalised));
+    let factor: Vec<f32> = weight
+        .iter()
+        .zip(&inverse)
+        .map(|(weight, inverse)| weight * inverse)
+        .collect();
+    backend.run_parts(rows, 1, |part| {
+        let range = part.start * cols..part.end * cols;
+        // SAFETY: parts are disjoint.
+        let d = unsafe { d.stretch(range.clone()) };
+        norm_gradient(&x[range], saved, (&plain, &normalised), &factor, d);
     });
 }

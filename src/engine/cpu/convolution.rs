@@ -20,7 +20,14 @@ pub(super) fn backward_input(backend: &CpuBackend, shape: Conv1d, dpre: &[f32], 
         shape.c_out * shape.kernel * shape.c_in,
         "weight of {shape:?}"
     );
-    dx.fill(0.0);
+    // The first `stride` taps write each row once, up to the last output's; later taps add to them.
+    let written = if shape.kernel >= shape.stride {
+        shape.out_frames() * shape.stride * shape.c_in
+    } else {
+        0
+    };
+    let written = written.min(dx.len());
+    dx[written..].fill(0.0);
     let tap_shape = Linear {
         rows: shape.out_frames(),
         inputs: shape.c_in,
@@ -30,6 +37,15 @@ pub(super) fn backward_input(backend: &CpuBackend, shape: Conv1d, dpre: &[f32], 
     for tap in 0..shape.kernel {
         let offset = tap * shape.c_in;
         let (weight, dx) = (&weight[offset..], &mut dx[offset..]);
-        linear::backward_input_tap(backend, tap_shape, dpre, weight, shape.kernel * shape.c_in, dx, true);
+        let accumulate = written == 0 || tap >= shape.stride;
+        linear::backward_input_tap(
+            backend,
+            tap_shape,
+            dpre,
+            weight,
+            shape.kernel * shape.c_in,
+            dx,
+            accumulate,
+        );
     }
 }

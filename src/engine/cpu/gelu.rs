@@ -40,13 +40,18 @@ pub(super) fn forward(backend: &CpuBackend, x: &mut [f32]) {
     });
 }
 
+/// `d/dx x Φ(x) = Φ(x) + x φ(x)`
+#[inline(always)]
+pub(super) fn slope<L: Lanes>(x: f32) -> f32 {
+    const INV_SQRT_TWO_PI: f32 = 0.398_942_3;
+    let (cdf, gauss) = normal_cdf::<L>(x);
+    L::mul_add(x * INV_SQRT_TWO_PI, gauss, cdf)
+}
+
 #[inline(always)]
 fn backward_body<L: Lanes>(pre: &[f32], d: &mut [f32]) {
-    // d/dx x Φ(x) = Φ(x) + x φ(x)
-    const INV_SQRT_TWO_PI: f32 = 0.398_942_3;
     for (d, &x) in d.iter_mut().zip(pre) {
-        let (cdf, gauss) = normal_cdf::<L>(x);
-        *d *= L::mul_add(x * INV_SQRT_TWO_PI, gauss, cdf);
+        *d *= slope::<L>(x);
     }
 }
 

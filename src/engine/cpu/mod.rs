@@ -10,6 +10,7 @@ mod layer_norm;
 mod linear;
 mod math;
 mod matmul;
+mod memory;
 mod objective;
 mod parallel;
 mod relative_bias;
@@ -20,7 +21,9 @@ use super::{
     AdamW, Attention, Backend, BiasAndGradient, Conv1d, EngineError, GroupedConv1d, Linear, ObjectiveTerms,
     ObjectiveValue, RelativeBias, Rows, Slot,
 };
+use parallel::Shared;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use matmul::measured_gflops;
 
@@ -79,13 +82,10 @@ impl Backend for CpuBackend {
     }
 
     fn zeros(&self, len: usize) -> Result<Vec<f32>, EngineError> {
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(len).map_err(|_| EngineError::OutOfMemory {
+        memory::zeros(len).ok_or_else(|| EngineError::OutOfMemory {
             device: "computer".into(),
             bytes: len.saturating_mul(4),
-        })?;
-        buffer.resize(len, 0.0);
-        Ok(buffer)
+        })
     }
 
     fn len(&self, buffer: &Vec<f32>) -> usize {
@@ -144,15 +144,28 @@ impl Backend for CpuBackend {
     }
 
     fn copy(&self, from: &[f32], to: &mut [f32]) {
-        to.copy_from_slice(from);
+        assert_eq!(from.len(), to.len());
+        let (len, to) = (to.len(), Shared::new(to));
+        // SAFETY: parts are disjoint.
+        self.run_values(len, |part| {
+            unsafe { to.stretch(part.clone()) }.copy_from_slice(&from[part])
+        });
     }
 
     fn fill_zero(&self, to: &mut [f32]) {
-        to.fill(0.0);
+        let (len, to) = (to.len(), Shared::new(to));
+        // SAFETY: parts are disjoint.
+        self.run_values(len, |part| unsafe { to.stretch(part) }.fill(0.0));
     }
 
     fn all_finite(&self, values: &[f32]) -> bool {
-        simd::all_finite(values)
+        let finite = AtomicBool::new(true);
+        self.run_values(values.len(), |part| {
+            if !simd::all_finite(&values[part]) {
+                finite.store(false, Ordering::Relaxed);
+            }
+        });
+        finite.into_inner()
     }
 
     fn linear(&self, shape: Linear, x: &[f32], weight: &[f32], bias: Option<&[f32]>, y: &mut [f32], accumulate: bool) {
@@ -219,7 +232,7 @@ impl Backend for CpuBackend {
     }
 
     fn weight_norm(&self, shape: GroupedConv1d, direction: &[f32], magnitude: &[f32], weight: &mut [f32]) {
-        weight_norm::forward(shape, direction, magnitude, weight);
+        weight_norm::forward(self, shape, direction, magnitude, weight);
     }
 
     fn weight_norm_backward(
@@ -271,7 +284,7 @@ impl Backend for CpuBackend {
         layer_norm::backward_parameters(self, shape, x, statistics, dy, dweight, dbias);
     }
 
-    fn channel_norm(
+    fn channel_norm_gelu(
         &self,
         shape: Rows,
         x: &[f32],
@@ -283,18 +296,17 @@ impl Backend for CpuBackend {
         channel_norm::forward(self, shape, x, weight, bias, y, statistics);
     }
 
-    fn channel_norm_backward(
+    fn channel_norm_gelu_backward(
         &self,
         shape: Rows,
         x: &[f32],
         statistics: &[f32],
-        weight: &[f32],
-        dy: &[f32],
-        dx: Option<&mut [f32]>,
+        parameters: (&[f32], &[f32]),
+        d: &mut [f32],
         dweight: Option<&mut [f32]>,
         dbias: Option<&mut [f32]>,
     ) {
-        channel_norm::backward(self, shape, x, statistics, weight, dy, dx, dweight, dbias);
+        channel_norm::backward(self, shape, x, statistics, parameters, d, dweight, dbias);
     }
 
     fn attention_scratch(&self, shape: Attention) -> usize {
@@ -352,7 +364,9 @@ impl Backend for CpuBackend {
     }
 
     fn add_prefix(&self, x: &[f32], y: &mut [f32]) {
-        simd::add(&x[..y.len()], y);
+        let (len, y) = (y.len(), Shared::new(y));
+        // SAFETY: parts are disjoint.
+        self.run_values(len, |part| simd::add(&x[part.clone()], unsafe { y.stretch(part) }));
     }
 
     fn entropy_mcc(&self, terms: &ObjectiveTerms, shape: Rows, logits: &[f32], dlogits: &mut [f32]) -> ObjectiveValue {
@@ -368,6 +382,6 @@ impl Backend for CpuBackend {
         first_moment: &mut [f32],
         second_moment: &mut [f32],
     ) {
-        adamw::update(settings, step, values, gradients, first_moment, second_moment);
+        adamw::update(self, settings, step, values, gradients, first_moment, second_moment);
     }
 }

@@ -14,6 +14,11 @@ impl CpuBackend {
         }
     }
 
+    /// The same for a loop over so many values whose work is little: on the caller's thread where they are few.
+    pub(super) fn run_values(&self, len: usize, task: impl Fn(Range<usize>) + Sync) {
+        self.run_parts(len, 1 << 14, task);
+    }
+
     /// Cuts `0..len` into one contiguous part a thread (parts are multiples of `grain`, except the last).
     pub(super) fn run_parts(&self, len: usize, grain: usize, task: impl Fn(Range<usize>) + Sync) {
         let part = len.div_ceil(self.threads).next_multiple_of(grain).max(grain);
@@ -24,19 +29,19 @@ impl CpuBackend {
 }
 
 /// A mutable slice that the tasks of one operation share, each writing its own stretch.
-pub(super) struct Shared<'a> {
-    start: *mut f32,
+pub(super) struct Shared<'a, T = f32> {
+    start: *mut T,
     len: usize,
-    borrow: PhantomData<&'a mut [f32]>,
+    borrow: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: all access goes through the unsafe methods below, whose callers promise disjoint stretches.
-unsafe impl Send for Shared<'_> {}
+unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared<'_> {}
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
-impl<'a> Shared<'a> {
-    pub(super) fn new(values: &'a mut [f32]) -> Self {
+impl<'a, T> Shared<'a, T> {
+    pub(super) fn new(values: &'a mut [T]) -> Self {
         Self {
             start: values.as_mut_ptr(),
             len: values.len(),
@@ -47,7 +52,7 @@ impl<'a> Shared<'a> {
     /// # Safety
     /// No two stretches that are alive at the same time may overlap.
     #[allow(clippy::mut_from_ref)]
-    pub(super) unsafe fn stretch(&self, range: Range<usize>) -> &'a mut [f32] {
+    pub(super) unsafe fn stretch(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(
             range.start <= range.end && range.end <= self.len,
             "stretch {range:?} is outside {} values",
@@ -62,7 +67,7 @@ impl<'a> Shared<'a> {
     ///
     /// # Safety
     /// No two matrices written at the same time may share an element.
-    pub(super) unsafe fn matrix(&self, offset: usize, rows: usize, cols: usize, stride: usize) -> *mut f32 {
+    pub(super) unsafe fn matrix(&self, offset: usize, rows: usize, cols: usize, stride: usize) -> *mut T {
         if rows > 0 && cols > 0 {
             assert!(
                 offset + (rows - 1) * stride + cols <= self.len,

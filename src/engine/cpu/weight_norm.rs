@@ -1,6 +1,8 @@
 //! Weight norm (Salimans and Kingma 2016) of a grouped convolution, a magnitude a tap, as wav2vec2's positional
 //! embedding stores it.
 
+use super::CpuBackend;
+use super::parallel::Shared;
 use crate::engine::GroupedConv1d;
 
 /// Per tap, the sum of a product of two weights' values.
@@ -19,7 +21,13 @@ fn tap_sums(shape: GroupedConv1d, a: &[f32], b: &[f32]) -> Vec<f64> {
 }
 
 /// See [`crate::engine::Backend::weight_norm`].
-pub(super) fn forward(shape: GroupedConv1d, direction: &[f32], magnitude: &[f32], weight: &mut [f32]) {
+pub(super) fn forward(
+    backend: &CpuBackend,
+    shape: GroupedConv1d,
+    direction: &[f32],
+    magnitude: &[f32],
+    weight: &mut [f32],
+) {
     assert_eq!(
         (direction.len(), weight.len()),
         (shape.weight_len(), shape.weight_len())
@@ -31,17 +39,19 @@ pub(super) fn forward(shape: GroupedConv1d, direction: &[f32], magnitude: &[f32]
         .zip(magnitude)
         .map(|(square, magnitude)| (*magnitude as f64 / square.sqrt()) as f32)
         .collect();
-    let width = shape.group();
-    for (index, (weight, direction)) in weight
-        .chunks_exact_mut(width)
-        .zip(direction.chunks_exact(width))
-        .enumerate()
-    {
-        let factor = factors[index % shape.kernel];
-        for (weight, direction) in weight.iter_mut().zip(direction) {
-            *weight = factor * direction;
+    let (width, row) = (shape.group(), shape.kernel * shape.group());
+    let weight = Shared::new(weight);
+    backend.run_parts(shape.channels, 16, |part| {
+        let range = part.start * row..part.end * row;
+        // SAFETY: parts are disjoint.
+        let weight = unsafe { weight.stretch(range.clone()) };
+        let taps = weight.chunks_exact_mut(width).zip(direction[range].chunks_exact(width));
+        for ((weight, direction), factor) in taps.zip(factors.iter().cycle()) {
+            for (weight, direction) in weight.iter_mut().zip(direction) {
+                *weight = factor * direction;
+            }
         }
-    }
+    });
 }
 
 /// See [`crate::engine::Backend::weight_norm_backward`]: per tap, `dg = dW·v / |v|` and
