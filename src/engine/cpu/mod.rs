@@ -146,9 +146,9 @@ impl Backend for CpuBackend {
     fn copy(&self, from: &[f32], to: &mut [f32]) {
         assert_eq!(from.len(), to.len());
         let (len, to) = (to.len(), Shared::new(to));
-        // SAFETY: parts are disjoint.
         self.run_values(len, |part| {
-            unsafe { to.stretch(part.clone()) }.copy_from_slice(&from[part])
+            // SAFETY: parts are disjoint.
+            unsafe { to.stretch(part.clone()) }.copy_from_slice(&from[part]);
         });
     }
 
