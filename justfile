@@ -12,10 +12,15 @@ check:
 test:
     cargo test
 
-# Speed and memory beside the PyTorch reference, in turns on the same clips
+# Every measurement that the documentation shows, as Markdown: speed and memory beside the PyTorch reference, and more
 bench *arguments: reference-env
     cargo build --release
-    {{python}} benches/paired.py {{arguments}}
+    cargo bench --bench growth --no-run
+    {{python}} benches/all.py {{arguments}}
+
+# Each operation's time at a model's sizes
+ops *arguments:
+    cargo bench --bench ops -- {{arguments}}
 
 # Compute the tiny models' golden tensors again, and check the reference against the bundled model's
 goldens: reference-env

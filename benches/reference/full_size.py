@@ -38,6 +38,7 @@ def main():
     parser.add_argument("--seed", type=int, default=2203)
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--threads", type=int, metavar="N")
+    parser.add_argument("--model-only", action="store_true", help="no goldens, which take minutes")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -52,6 +53,8 @@ def main():
     randomise(model, generator, deep=True)
     balance_blank(model, [values])
     save_directory(model, arguments.out)
+    if arguments.model_only:
+        return
     model = load(arguments.out)
 
     with torch.no_grad():

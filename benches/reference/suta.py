@@ -165,6 +165,18 @@ class Suta:
         return result
 
 
+def sgemm_gflops(size=1024, repeats=20):
+    """PyTorch's rate on a square product with the present threads, the best of some."""
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    best = float("inf")
+    with torch.no_grad():
+        for _ in range(repeats):
+            start = time.perf_counter()
+            torch.mm(a, b)
+            best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9
+
+
 # --- Command -----------------------------------------------------------------------------------------------------
 
 
@@ -271,7 +283,8 @@ def main():
     }
     settings = vars(arguments) | {"threads": torch.get_num_threads(), "torch": torch.__version__}
     if arguments.json:
-        document = json.dumps({"settings": settings, "clips": reports, "totals": totals}, indent=1)
+        report = {"settings": settings, "sgemm_gflops": sgemm_gflops(), "clips": reports, "totals": totals}
+        document = json.dumps(report, indent=1)
         if arguments.json == "-":
             print(document)
         else:

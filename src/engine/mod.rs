@@ -56,6 +56,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// A zeroed buffer of `len` values.
     fn zeros(&self, len: usize) -> Result<Self::Buffer, EngineError>;
+    /// A buffer that holds these values. A device whose memory is the host's takes them as they are.
+    fn buffer(&self, values: Vec<f32>) -> Result<Self::Buffer, EngineError> {
+        let mut buffer = self.zeros(values.len())?;
+        self.upload(&values, self.view_mut(&mut buffer, 0..values.len()));
+        Ok(buffer)
+    }
     /// The whole buffer's length in values.
     fn len(&self, buffer: &Self::Buffer) -> usize;
     /// Part of a buffer, to read.

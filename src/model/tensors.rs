@@ -252,10 +252,8 @@ impl<'a> WeightsBuilder<'a> {
 
     /// Moves everything to the device.
     pub(super) fn finish<B: Backend>(self, backend: &B) -> Result<Weights<B>, ModelError> {
-        let mut buffer = backend.zeros(self.values.len())?;
-        backend.upload(&self.values, backend.view_mut(&mut buffer, 0..self.values.len()));
         Ok(Weights {
-            buffer,
+            buffer: backend.buffer(self.values)?,
             operands: self.operands,
             tensors: self.tensors,
         })

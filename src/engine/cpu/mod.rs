@@ -88,6 +88,11 @@ impl Backend for CpuBackend {
         })
     }
 
+    fn buffer(&self, mut values: Vec<f32>) -> Result<Vec<f32>, EngineError> {
+        values.shrink_to_fit();
+        Ok(values)
+    }
+
     fn len(&self, buffer: &Vec<f32>) -> usize {
         buffer.len()
     }
