@@ -44,6 +44,14 @@ fn interrupted_and_resumed_or_on_two_jobs_the_results_are_the_same_to_the_byte()
 
     // Nothing is left to do, and a report can be made without doing it again.
     let again = bench(&killed, &options).args(["--progress", "json"]).assert().success();
+    // The table goes to standard output: a header, two conditions with two methods each, and what a change is.
+    let table = String::from_utf8(again.get_output().stdout.clone()).expect("text");
+    let rates: Vec<&str> = table.lines().skip(1).take(4).collect();
+    assert!(
+        table.starts_with("set ") && rates[0].contains("none") && rates[1].contains("suta:steps=2"),
+        "{table}"
+    );
+    assert!(table.contains("change: from none"), "{table}");
     let summary = cli_support::json_lines(&again.get_output().stderr)
         .pop()
         .expect("a summary");
@@ -102,6 +110,43 @@ fn the_source_model_is_not_run_twice_and_errs_as_it_does_alone() {
     assert_eq!(runs[1]["hypotheses"][0]["entropies"].as_array().map(Vec::len), Some(3));
     assert_eq!(runs[1]["steps"][2]["step"], 2);
     assert!(runs[1]["steps"][2]["wer"].is_number());
+}
+
+#[test]
+fn a_continual_method_begins_every_lane_with_the_source_model() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let method = ["--method", "csuta:lr=1e-2,parameters=layer-norm"];
+    let losses = |name: &str, options: &[&str]| -> Vec<Vec<String>> {
+        let out = dir.path().join(name);
+        run(&out, &[&method[..], options].concat());
+        let results = results(&out);
+        let runs = results["runs"].as_array().expect("runs").clone();
+        let continual = runs.iter().filter(|run| run["method"] != "none");
+        continual
+            .map(|run| {
+                run["hypotheses"]
+                    .as_array()
+                    .expect("hypotheses")
+                    .iter()
+                    .map(|h| h["losses"].to_string())
+                    .collect()
+            })
+            .collect()
+    };
+    let both = losses("both", &["--delta", "0.02", "--jobs", "1"]);
+    let noisy = losses("noisy", &["--delta", "0.02", "--no-clean", "--jobs", "1"]);
+    assert_eq!(
+        both[1], noisy[0],
+        "what the clean lane taught does not reach the noisy one"
+    );
+    // But within a lane it carries on: alone, the second utterance starts elsewhere.
+    let method = ["--method", "suta:steps=1,lr=1e-2,parameters=layer-norm"];
+    let out = dir.path().join("episodic");
+    run(&out, &[&method[..], &["--delta", "0.02", "--no-clean"]].concat());
+    let runs = results(&out)["runs"].clone();
+    let alone = |index: usize| runs[1]["hypotheses"][index]["losses"].to_string();
+    assert_eq!(alone(0), noisy[0][0]);
+    assert_ne!(alone(1), noisy[0][1]);
 }
 
 #[test]

@@ -91,6 +91,26 @@ fn every_architecture_runs_with_every_method_and_choice() {
                 assert!(losses.iter().all(|loss| loss.as_f64().is_some_and(f64::is_finite)));
             }
         }
+        for method in ["csuta", "dsuta", "awmc"] {
+            for parameters in ["layer-norm+feature", "bias+layer-norm"] {
+                let options = [
+                    "--adapt",
+                    method,
+                    "--parameters",
+                    parameters,
+                    "--steps",
+                    "2",
+                    "--lr",
+                    "1e-4",
+                ];
+                let utterance = &transcribe(&clip, model, &options)["utterances"][0];
+                assert_eq!(utterance["carried"]["position"], 1, "{model} {method} {parameters}");
+                assert!(
+                    utterance["steps"] == 2 || !utterance["guard"].is_null() || method == "awmc",
+                    "{model} {method} {parameters}: {utterance}"
+                );
+            }
+        }
         let quirks = ["--paper", "--compat", "suta", "--steps", "2"];
         assert_eq!(transcribe(&clip, model, &quirks)["settings"]["compatibility"], "suta");
         let top = ["--parameters", "layer-norm", "--top-layers", "1", "--steps", "2"];

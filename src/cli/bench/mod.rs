@@ -6,6 +6,7 @@
 mod arguments;
 mod journal;
 mod methods;
+mod overview;
 mod plan;
 mod progress;
 mod results;

@@ -2,6 +2,7 @@
 
 use super::arguments::RunArguments;
 use super::journal::Journal;
+use super::overview::overview;
 use super::plan::{Item, LaneKind, Plan};
 use super::worker;
 use crate::audio::mix::{MixerCompatibility, wav_bytes};
@@ -15,14 +16,15 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
-/// Scores what the journal holds of the plan, and writes results.json and what else was asked for. Returns the paths.
+/// Scores what the journal holds of the plan, and writes results.json and what else was asked for. Returns the paths, and
+/// a table for standard output.
 pub(super) fn write(
     typed: &RunArguments,
     root: &Path,
     plan: &Plan,
     journal: &Journal,
     failures: Vec<Failed>,
-) -> Result<Vec<String>, Failure> {
+) -> Result<(Vec<String>, String), Failure> {
     let mut results = score(experiment(typed, plan, journal, failures));
     let mut written = Vec::new();
     let mut put = |path: &Path, text: &str| -> Result<(), Failure> {
@@ -55,7 +57,7 @@ pub(super) fn write(
             .map_or(Ok(Vec::new()), |count| clips(plan, &results, count))?;
         put(path, &page(&results, asked.examples, &clips))?;
     }
-    Ok(written)
+    Ok((written, overview(&results)))
 }
 
 /// Written whole, or not at all.

@@ -93,8 +93,10 @@ fn go(typed: &RunArguments, progress: &mut Progress) -> Result<Exit, Failure> {
         progress.summary(&summary);
         return Ok(Exit::Interrupted);
     }
-    summary.written = results::write(typed, root, &job.plan, &job.journal(), failures)?;
+    let (written, table) = results::write(typed, root, &job.plan, &job.journal(), failures)?;
+    summary.written = written;
     progress.summary(&summary);
+    super::print(&table)?;
     Ok(if summary.failed > 0 { Exit::Failed } else { Exit::Done })
 }
 

@@ -1,25 +1,30 @@
 //! A line per run.
 
-use super::{BASELINE, Results};
+use super::{BASELINE, Comparison, Results, Run};
 
 const HEADER: &str = "model,method,set,condition,utterances,words,wer,wer_low,wer_high,substitutions,deletions,insertions,cer,\
                       mer,wil,difference,difference_low,difference_high,p_bootstrap,p_bootstrap_holm,p_mapsswe,\
                       p_mapsswe_holm,helped,hurt,forwards_per_utterance,real_time_factor";
 
 impl Results {
+    /// A run's comparison with the baseline; `None` for the baseline itself.
+    pub fn comparison(&self, run: &Run) -> Option<&Comparison> {
+        self.comparisons.iter().find(|comparison| {
+            run.method != BASELINE
+                && (
+                    &comparison.model,
+                    &comparison.method,
+                    &comparison.set,
+                    &comparison.condition,
+                ) == (&run.model, &run.method, &run.set, &run.condition)
+        })
+    }
+
     /// A table of the runs, with a header; rates are fractions.
     pub fn csv(&self) -> String {
         let mut text = HEADER.to_string() + "\n";
         for run in &self.runs {
-            let comparison = self.comparisons.iter().find(|comparison| {
-                run.method != BASELINE
-                    && (
-                        &comparison.model,
-                        &comparison.method,
-                        &comparison.set,
-                        &comparison.condition,
-                    ) == (&run.model, &run.method, &run.set, &run.condition)
-            });
+            let comparison = self.comparison(run);
             let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.6}"));
             let interval = run.wer_interval;
             let difference = comparison.and_then(|comparison| comparison.interval);
