@@ -2,81 +2,14 @@
 
 mod cli_support;
 mod model_fixtures;
+mod model_loading;
 
 use aurist::engine::cpu::CpuBackend;
-use aurist::model::ModelFiles;
 use model_fixtures::{archive, copy_of, ctranslate2_file, ctranslate2_variables, pickled_tensor, pytorch};
+use model_loading::{load, pickle, tiny_whisper, write};
 use predicates::str::contains;
-use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::path::Path;
-
-thread_local! {
-    /// Bytes this thread holds, and the most it held.
-    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
-}
-
-/// The system's allocator, counting.
-struct Counting;
-
-fn count(bytes: isize) {
-    // A thread that ends has nothing left to count.
-    let _ = HELD.try_with(|held| {
-        let (now, most) = held.get();
-        held.set((now + bytes, most.max(now + bytes)));
-    });
-}
-
-// SAFETY: every call goes on to the system's allocator as it came; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// The tiny models' files are some 100 kB.
-const MOST_MEMORY: isize = 24 << 20;
-
-/// Loads a directory as `transcribe` does; the error, if it is one.
-fn load(backend: &CpuBackend, dir: &Path) -> Option<String> {
-    let before = HELD.with(|held| {
-        let (now, _) = held.get();
-        held.set((now, now));
-        now
-    });
-    let loaded = ModelFiles::from_dir(dir).and_then(|files| files.load(backend).map(drop));
-    let most = HELD.with(|held| held.get().1) - before;
-    assert!(most < MOST_MEMORY, "{most} bytes were allocated");
-    let error = loaded.err()?.to_string();
-    assert!(
-        !error.contains('\n') && !error.is_empty() && error.len() < 1000,
-        "{error}"
-    );
-    Some(error)
-}
-
-fn write(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) {
-    std::fs::write(dir.join(name), bytes).unwrap();
-}
 
 fn edit(dir: &Path, name: &str, change: impl FnOnce(&mut Value)) {
     let mut value: Value = serde_json::from_slice(&std::fs::read(dir.join(name)).unwrap()).unwrap();
@@ -404,14 +337,6 @@ fn hostile_safetensors() {
     );
 }
 
-fn pickle(dir: &Path, program: &[u8], data: &[u8]) {
-    write(
-        dir,
-        "pytorch_model.bin",
-        archive(&[("m/data.pkl", program), ("m/data/0", data), ("m/version", b"3\n")]),
-    );
-}
-
 #[test]
 fn hostile_pickles() {
     check(
@@ -569,10 +494,6 @@ fn a_pickle_that_repeats_itself() {
     pickle(folder.path(), &program, &vec![0; 1 << 16]);
     let error = load(&backend, folder.path()).unwrap();
     assert!(error.contains("many times larger than the file"), "{error}");
-}
-
-fn tiny_whisper(dir: &Path) {
-    write(dir, "model.bin", ctranslate2_file(&ctranslate2_variables()));
 }
 
 /// The file with one variable changed.
@@ -735,103 +656,4 @@ fn the_command_says_what_is_wrong_in_one_line() {
         .arg(cli_support::short_clip());
     transcribe.assert().code(1).stderr(contains("nothing was run"));
     assert!(!folder.path().join("ran").exists() && !Path::new("ran").exists());
-}
-
-/// Bytes overwritten at places given as fractions of the file; half of the places lie in its first part, where headers
-/// are. `cut`: how much is left of it.
-#[derive(Debug, Clone)]
-struct Mutation {
-    bytes: Vec<(f64, bool, u8)>,
-    cut: Option<f64>,
-}
-
-impl Mutation {
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        for (place, early, value) in &self.bytes {
-            let reach = if *early { bytes.len().min(6000) } else { bytes.len() };
-            let at = (place * reach as f64) as usize;
-            if let Some(byte) = bytes.get_mut(at) {
-                *byte = *value;
-            }
-        }
-        if let Some(cut) = self.cut {
-            bytes.truncate((cut * bytes.len() as f64) as usize);
-        }
-    }
-}
-
-fn mutation() -> impl Strategy<Value = Mutation> {
-    let value = prop_oneof![
-        any::<u8>(),
-        prop::sample::select(b"0123456789[]{}\",:-\x00\xff".to_vec())
-    ];
-    let bytes = prop::collection::vec((0.0..1.0f64, any::<bool>(), value), 1..8);
-    let cut = prop::option::weighted(0.1, 0.0..1.0f64);
-    (bytes, cut).prop_map(|(bytes, cut)| Mutation { bytes, cut })
-}
-
-/// Mutates a file of a model again and again. Whatever it then is, it loads or gives an error.
-fn mutate(base: impl Fn(&Path), cases: u32) {
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path();
-    base(dir);
-    let backend = CpuBackend::new(1).unwrap();
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let files: Vec<_> = entries.map(|path| (std::fs::read(&path).unwrap(), path)).collect();
-    assert_eq!(load(&backend, dir), None);
-    let config = ProptestConfig {
-        cases,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
-    proptest!(config, |(index in any::<prop::sample::Index>(), mutation in mutation())| {
-        let (original, path) = &files[index.index(files.len())];
-        let mut bytes = original.clone();
-        mutation.apply(&mut bytes);
-        std::fs::write(path, &bytes).unwrap();
-        load(&backend, dir);
-        std::fs::write(path, original).unwrap();
-    });
-}
-
-#[test]
-fn mutated_safetensors_directories() {
-    for model in [
-        "wav2vec2-base",
-        "hubert-large",
-        "data2vec-audio",
-        "wavlm-large",
-        "whisper-ctc-tiny",
-    ] {
-        mutate(|dir| copy_of(model, dir), 150);
-    }
-}
-
-#[test]
-fn mutated_pytorch_archives() {
-    mutate(|dir| pytorch("f16", dir), 300);
-    // The index alone, where an archive's checksum would hide most mutations.
-    let folder = tempfile::tempdir().unwrap();
-    pytorch("f16", folder.path());
-    let bytes = std::fs::read(folder.path().join("pytorch_model.bin")).unwrap();
-    let mut file = zip::ZipArchive::new(std::io::Cursor::new(&bytes)).unwrap();
-    let mut program = Vec::new();
-    let name = file
-        .file_names()
-        .filter_map(|name| name.ok())
-        .map(|name| name.into_owned())
-        .find(|name| name.ends_with("data.pkl"));
-    std::io::Read::read_to_end(&mut file.by_name(&name.unwrap()).unwrap(), &mut program).unwrap();
-    let backend = CpuBackend::new(1).unwrap();
-    proptest!(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() }, |(mutation in mutation())| {
-        let mut program = program.clone();
-        mutation.apply(&mut program);
-        pickle(folder.path(), &program, &[0; 4096]);
-        load(&backend, folder.path());
-    });
-}
-
-#[test]
-fn mutated_ctranslate2_files() {
-    mutate(tiny_whisper, 500);
 }
