@@ -364,7 +364,7 @@ fn a_disk_that_refuses_is_named() {
     let (home, server) = (tempfile::tempdir().unwrap(), hub(Faults::default()));
     // A file where the cache's directory should be: a refusal that also stops a privileged user.
     std::fs::write(home.path().join("hub"), "in the way").unwrap();
-    let path = repository(home.path()).join("blobs").display().to_string();
+    let path = home.path().join("hub").display().to_string();
     let refused = pull(&server, home.path(), &[]).code(1).stderr(contains(path));
     assert_eq!(
         String::from_utf8_lossy(&refused.get_output().stderr)

@@ -5,8 +5,8 @@ use super::client::FileInfo;
 use super::{Cache, Client, HubError, RepoName};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
@@ -50,6 +50,9 @@ pub fn pull(
     let listed = client.files(name, revision)?;
     let files = wanted(&listed).ok_or_else(|| HubError::NoModel(name.to_string()))?;
     let repo = cache.repo(name);
+    let Some(_alone) = alone(cache, name, progress)? else {
+        return Ok(None);
+    };
     let mut snapshot = None;
     for file in files {
         if progress.is_interrupted() {
@@ -72,6 +75,25 @@ pub fn pull(
         std::fs::write(&reference, commit).map_err(HubError::disk(&reference))?;
     }
     Ok(Some(folder))
+}
+
+/// Two pulls of one model: the second waits here, and then finds all of it done. `Ok(None)`: interrupted. The lock
+/// lies where Hugging Face keeps its own, and is let go when the file is dropped.
+fn alone(cache: &Cache, name: &RepoName, progress: &dyn Progress) -> Result<Option<File>, HubError> {
+    let path = cache.root().join(".locks").join(name.folder()).join("aurist.lock");
+    make_folder(&path)?;
+    let disk = || HubError::disk(&path);
+    let file = File::create(&path).map_err(disk())?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) if progress.is_interrupted() => return Ok(None),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_UP),
+            // A file system without locks: alone as far as anyone can tell.
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => return Ok(Some(file)),
+            Err(TryLockError::Error(error)) => return Err(disk()(error)),
+        }
+    }
 }
 
 /// Of a repository's files, those to fetch: the best format of weights only.
@@ -138,11 +160,6 @@ fn fetch(
         .truncate(false)
         .open(&partial)
         .map_err(disk())?;
-    // Two downloads of one file: the second waits, and then finds it done.
-    file.lock().map_err(disk())?;
-    if std::fs::metadata(blob).is_ok_and(|metadata| metadata.len() == info.size) {
-        return Ok(true);
-    }
     let mut checksum = Checksum::new(info);
     let mut here = checksum.add_all(&mut file).map_err(disk())?;
     if here > info.size {
@@ -275,17 +292,25 @@ impl Checksum {
     }
 }
 
-/// A snapshot's file: a link to the blob, or a copy where the system has no links.
+/// A snapshot's file: a link to the blob, or a copy where the system has no links. It is made under another name and
+/// moved into its place: whoever else does the same at that moment (Hugging Face's own client keeps no lock of ours)
+/// finds the old one or the new one, and nothing is ever written through a link into the blob.
 fn link(blob: &Path, etag: &str, to: &Path) -> Result<(), HubError> {
     if std::fs::metadata(to).is_ok_and(|there| std::fs::metadata(blob).is_ok_and(|blob| blob.len() == there.len())) {
         return Ok(());
     }
     make_folder(to)?;
-    let _ = std::fs::remove_file(to);
+    let file_name = to.file_name().unwrap_or_default().to_string_lossy();
+    let aside = to.with_file_name(format!(
+        ".{file_name}.{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    let _ = std::fs::remove_file(&aside);
     let linked = {
         #[cfg(unix)]
         {
-            std::os::unix::fs::symlink(Path::new("../../blobs").join(etag), to).is_ok()
+            std::os::unix::fs::symlink(Path::new("../../blobs").join(etag), &aside).is_ok()
         }
         #[cfg(not(unix))]
         {
@@ -293,8 +318,45 @@ fn link(blob: &Path, etag: &str, to: &Path) -> Result<(), HubError> {
             false
         }
     };
-    if !linked {
-        std::fs::copy(blob, to).map_err(HubError::disk(to))?;
+    let made = if linked {
+        Ok(())
+    } else {
+        std::fs::copy(blob, &aside).map(drop)
+    };
+    made.and_then(|()| std::fs::rename(&aside, to)).map_err(|error| {
+        let _ = std::fs::remove_file(&aside);
+        HubError::disk(to)(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two at once, the slower one found the name taken and copied the blob onto itself through the link: empty.
+    #[test]
+    fn links_made_at_once_leave_the_blob_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let blob = folder.path().join("blobs/abc");
+        make_folder(&blob).unwrap();
+        std::fs::write(&blob, b"content").unwrap();
+        for round in 0..200 {
+            let to = folder.path().join(format!("snapshots/{round}/config.json"));
+            let start = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        start.wait();
+                        link(&blob, "abc", &to).unwrap();
+                    });
+                }
+            });
+            assert_eq!(std::fs::read(&to).unwrap(), b"content", "round {round}");
+            assert_eq!(
+                std::fs::read_dir(to.parent().unwrap()).unwrap().count(),
+                1,
+                "nothing left aside"
+            );
+        }
     }
-    Ok(())
 }
