@@ -1,68 +1,40 @@
-//! Linear layers: `y = x Wᵀ + b` and its three gradients, each as matrix products split over the pool.
+//! Linear layers: `y = x Wᵀ + b` and its three gradients, each a matrix product shared out over the pool.
 
 use super::CpuBackend;
 use super::gelu;
-use super::matmul::{Matrix, Target, product};
+use super::matmul::{Matrix, Sizes, Target, multiply};
 use super::parallel::Shared;
 use super::simd::{self, Lanes, vectorised};
 use crate::engine::{Linear, Rows};
 use std::ops::Range;
 
-/// A thread's share of an output matrix: some rows by some columns.
-struct Tile {
-    rows: Range<usize>,
-    cols: Range<usize>,
-}
-
-/// One tile a thread, cut along the longer side: cutting rows makes every thread pack the whole weight, cutting
-/// columns the whole input, so the longer side is the cheaper to share out.
-fn for_tiles(backend: &CpuBackend, rows: usize, cols: usize, task: impl Fn(Tile) + Sync) {
-    if rows > cols {
-        backend.run_parts(rows, 8, |part| {
-            task(Tile {
-                rows: part,
-                cols: 0..cols,
-            })
-        });
-    } else {
-        backend.run_parts(cols, 16, |part| {
-            task(Tile {
-                rows: 0..rows,
-                cols: part,
-            })
-        });
-    }
-}
-
-/// `y[tile] (+)= x[tile.rows] W[tile.cols]ᵀ`.
-fn forward_tile(shape: Linear, x: &[f32], weight: &[f32], y: &Shared<'_>, tile: &Tile, accumulate: bool) {
-    let (rows, cols) = (tile.rows.len(), tile.cols.len());
-    if rows == 0 || cols == 0 {
-        return;
-    }
-    let x = Matrix::rows(&x[tile.rows.start * shape.x_stride..], shape.x_stride);
-    let weight = Matrix::transposed(&weight[tile.cols.start * shape.inputs..], shape.inputs);
-    // SAFETY: tiles are disjoint.
+/// `y (+)= x Wᵀ`, then `finish` on each part of y.
+fn times_weight(
+    backend: &CpuBackend,
+    shape: Linear,
+    x: &[f32],
+    weight: &[f32],
+    y: &Shared<'_>,
+    accumulate: bool,
+    finish: impl Fn(Range<usize>, Range<usize>) + Sync,
+) {
+    let sizes = Sizes {
+        m: shape.rows,
+        n: shape.outputs,
+        k: shape.inputs,
+    };
+    let (x, weight) = (
+        Matrix::rows(x, shape.x_stride),
+        Matrix::transposed(weight, shape.inputs),
+    );
+    // SAFETY: y is the caller's alone, and was checked to hold the result.
     unsafe {
-        let start = y.matrix(
-            tile.rows.start * shape.outputs + tile.cols.start,
-            rows,
-            cols,
-            shape.outputs,
-        );
-        product(
-            rows,
-            cols,
-            shape.inputs,
-            1.0,
-            x,
-            weight,
-            Target {
-                start,
-                stride: shape.outputs,
-                accumulate,
-            },
-        );
+        let y = Target {
+            start: y.matrix(0, shape.rows, shape.outputs, shape.outputs),
+            stride: shape.outputs,
+            accumulate,
+        };
+        multiply(Some(backend), sizes, 1.0, x, weight, y, finish);
     }
 }
 
@@ -78,15 +50,13 @@ pub(super) fn forward(
 ) {
     check(shape, weight, y);
     let y = Shared::new(y);
-    for_tiles(backend, shape.rows, shape.outputs, |tile| {
-        forward_tile(shape, x, weight, &y, &tile, accumulate);
-        if let Some(bias) = bias {
-            for row in tile.rows.clone() {
-                let start = row * shape.outputs;
-                // SAFETY: tiles are disjoint.
-                let y = unsafe { y.stretch(start + tile.cols.start..start + tile.cols.end) };
-                simd::add(&bias[tile.cols.clone()], y);
-            }
+    times_weight(backend, shape, x, weight, &y, accumulate, |rows, cols| {
+        let Some(bias) = bias else { return };
+        for row in rows {
+            let start = row * shape.outputs;
+            // SAFETY: the product's parts are disjoint.
+            let y = unsafe { y.stretch(start + cols.start..start + cols.end) };
+            simd::add(&bias[cols.clone()], y);
         }
     });
 }
@@ -104,13 +74,12 @@ pub(super) fn forward_gelu(
     check(shape, weight, pre);
     check(shape, weight, y);
     let (pre, y) = (Shared::new(pre), Shared::new(y));
-    for_tiles(backend, shape.rows, shape.outputs, |tile| {
-        forward_tile(shape, x, weight, &pre, &tile, false);
-        for row in tile.rows.clone() {
-            let range = row * shape.outputs + tile.cols.start..row * shape.outputs + tile.cols.end;
-            // SAFETY: tiles are disjoint.
+    times_weight(backend, shape, x, weight, &pre, false, |rows, cols| {
+        for row in rows {
+            let range = row * shape.outputs + cols.start..row * shape.outputs + cols.end;
+            // SAFETY: the product's parts are disjoint.
             let (pre, y) = unsafe { (pre.stretch(range.clone()), y.stretch(range)) };
-            gelu::bias_gelu(pre, &bias[tile.cols.clone()], y);
+            gelu::bias_gelu(pre, &bias[cols.clone()], y);
         }
     });
 }
@@ -139,72 +108,42 @@ pub(super) fn backward_input_tap(
     accumulate: bool,
 ) {
     let dx = Shared::new(dx);
-    for_tiles(backend, shape.rows, shape.inputs, |tile| {
-        let (rows, cols) = (tile.rows.len(), tile.cols.len());
-        if rows == 0 || cols == 0 {
-            return;
-        }
-        let dy = Matrix::rows(&dy[tile.rows.start * shape.outputs..], shape.outputs);
-        let weight = Matrix::rows(&weight[tile.cols.start..], weight_stride);
-        // SAFETY: tiles are disjoint, and rows do not overlap.
-        unsafe {
-            let start = dx.matrix(
-                tile.rows.start * shape.x_stride + tile.cols.start,
-                rows,
-                cols,
-                shape.x_stride,
-            );
-            product(
-                rows,
-                cols,
-                shape.outputs,
-                1.0,
-                dy,
-                weight,
-                Target {
-                    start,
-                    stride: shape.x_stride,
-                    accumulate,
-                },
-            );
-        }
-    });
+    let sizes = Sizes {
+        m: shape.rows,
+        n: shape.inputs,
+        k: shape.outputs,
+    };
+    let (dy, weight) = (Matrix::rows(dy, shape.outputs), Matrix::rows(weight, weight_stride));
+    // SAFETY: dx is checked to hold the result, and its rows do not overlap.
+    unsafe {
+        let dx = Target {
+            start: dx.matrix(0, shape.rows, shape.inputs, shape.x_stride),
+            stride: shape.x_stride,
+            accumulate,
+        };
+        multiply(Some(backend), sizes, 1.0, dy, weight, dx, |_, _| {});
+    }
 }
 
 /// See [`crate::engine::Backend::linear_backward_weight`].
 pub(super) fn backward_weight(backend: &CpuBackend, shape: Linear, x: &[f32], dy: &[f32], dweight: &mut [f32]) {
     assert_eq!(dweight.len(), shape.outputs * shape.inputs);
-    let dweight = Shared::new(dweight);
-    for_tiles(backend, shape.outputs, shape.inputs, |tile| {
-        let (rows, cols) = (tile.rows.len(), tile.cols.len());
-        if rows == 0 || cols == 0 || shape.rows == 0 {
-            return;
-        }
-        let dy = Matrix::transposed(&dy[tile.rows.start..], shape.outputs);
-        let x = Matrix::rows(&x[tile.cols.start..], shape.x_stride);
-        // SAFETY: tiles are disjoint.
-        unsafe {
-            let start = dweight.matrix(
-                tile.rows.start * shape.inputs + tile.cols.start,
-                rows,
-                cols,
-                shape.inputs,
-            );
-            product(
-                rows,
-                cols,
-                shape.rows,
-                1.0,
-                dy,
-                x,
-                Target {
-                    start,
-                    stride: shape.inputs,
-                    accumulate: true,
-                },
-            );
-        }
-    });
+    if shape.rows == 0 {
+        return;
+    }
+    let sizes = Sizes {
+        m: shape.outputs,
+        n: shape.inputs,
+        k: shape.rows,
+    };
+    let (dy, x) = (Matrix::transposed(dy, shape.outputs), Matrix::rows(x, shape.x_stride));
+    let dweight = Target {
+        start: dweight.as_mut_ptr(),
+        stride: shape.inputs,
+        accumulate: true,
+    };
+    // SAFETY: dweight was checked to hold the result.
+    unsafe { multiply(Some(backend), sizes, 1.0, dy, x, dweight, |_, _| {}) }
 }
 
 #[inline(always)]

@@ -1,6 +1,7 @@
-//! Large zeroed buffers.
+//! Large zeroed buffers, and each thread's scratch memory.
 
 use std::alloc::{Layout, alloc_zeroed};
+use std::cell::Cell;
 
 /// `len` zeros, or `None` when the system refuses. Its pages come from the system zeroed, and not before they are first
 /// touched: slots that a plan reserves and nobody uses take no memory.
@@ -17,6 +18,30 @@ pub(super) fn zeros(len: usize) -> Option<Vec<f32>> {
     advise_huge_pages(start, len);
     // SAFETY: allocated by the global allocator with the layout of `len` values, every one of which is the f32 zero.
     Some(unsafe { Vec::from_raw_parts(start, len, len) })
+}
+
+/// Values in a cache line.
+const LINE: usize = 16;
+
+thread_local! {
+    static SCRATCH: Cell<Vec<Vec<f32>>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lends `len` values of this thread's own that begin at a cache line and hold anything. They are kept for the next
+/// call, so nothing is allocated once every operation has run; calls may be nested.
+pub(super) fn with_scratch<R>(len: usize, task: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut free = SCRATCH.take();
+    let mut buffer = free.pop().unwrap_or_default();
+    SCRATCH.set(free);
+    if buffer.len() < len + LINE {
+        buffer = zeros(len + LINE).expect("memory for an operation's operands");
+    }
+    let start = buffer.as_ptr().cast::<u8>().align_offset(LINE * size_of::<f32>()) / size_of::<f32>();
+    let result = task(&mut buffer[start..start + len]);
+    let mut free = SCRATCH.take();
+    free.push(buffer);
+    SCRATCH.set(free);
+    result
 }
 
 /// Asks for pages of 2 MiB where a buffer is many of them: a product over a convolution's frames walks so many rows that

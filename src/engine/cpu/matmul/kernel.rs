@@ -1,0 +1,201 @@
+//! The inner loops of a matrix product, on packed operands (Goto and van de Geijn, "Anatomy of high-performance matrix
+//! multiplication", 2008): a tile of the result stays in registers while one column of the left operand and one row of
+//! the right after another are multiplied into it.
+//!
+//! Left panels are `[depth, rows of a tile]`, right panels `[depth, columns of a tile]`, both padded with zeros to whole
+//! tiles.
+
+#[cfg(not(target_arch = "aarch64"))]
+use super::vector::Plain;
+use super::vector::Vector;
+use crate::engine::cpu::simd::Level;
+
+/// Rows and columns of the result that stay in registers. For AVX2: 12 of 16 registers, 2 for a row of the right panel,
+/// 1 for a value of the left one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tile {
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+}
+
+/// The most that any tile has.
+const MOST_ROWS: usize = 12;
+const MOST_COLS: usize = 32;
+
+/// The tile of an instruction set.
+pub(super) fn tile(level: Level) -> Tile {
+    let (rows, cols) = match level {
+        Level::Avx512 => (12, 32),
+        Level::Avx2 => (6, 16),
+        Level::Plain if cfg!(target_arch = "aarch64") => (6, 16),
+        Level::Plain => (4, 8),
+    };
+    Tile { rows, cols }
+}
+
+/// One block of a product: some left panels by some right panels.
+pub(super) struct Block {
+    /// Values summed up.
+    pub(super) depth: usize,
+    /// Rows and columns of the result, which need not be whole tiles.
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    /// The left operand.
+    pub(super) left: Left,
+    /// The right panels, one after another, `depth` times the tile's columns each.
+    pub(super) right: *const f32,
+    /// The result, row-major.
+    pub(super) result: *mut f32,
+    pub(super) result_stride: usize,
+    /// `result = scale · left right` (`+ result`).
+    pub(super) scale: f32,
+    pub(super) accumulate: bool,
+}
+
+/// The left operand of a block.
+#[derive(Clone, Copy)]
+pub(super) enum Left {
+    /// Panels one after another, `depth` times the tile's rows each.
+    Panels(*const f32),
+    /// As they lie in memory, how far one row is from the next: a row's values lie side by side.
+    Rows(*const f32, usize),
+    /// As they lie in memory, how far one value of a row is from the next: the rows lie side by side.
+    Columns(*const f32, usize),
+}
+
+/// Multiplies a block out.
+///
+/// # Safety
+/// All pointers must reach as far as the block says, and nobody else may touch the result meanwhile.
+pub(super) unsafe fn multiply(level: Level, block: &Block) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m256, __m512};
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+        unsafe fn avx512(block: &Block) {
+            // SAFETY: the caller's promise.
+            unsafe { tiles::<__m512, 12, 2>(block) }
+        }
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2(block: &Block) {
+            // SAFETY: the caller's promise.
+            unsafe { tiles::<__m256, 6, 2>(block) }
+        }
+        // SAFETY: the caller's promise; the level says that the instructions were detected.
+        match level {
+            Level::Avx512 => return unsafe { avx512(block) },
+            Level::Avx2 => return unsafe { avx2(block) },
+            Level::Plain => {}
+        }
+    }
+    let _ = level;
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: the caller's promise; NEON belongs to the target.
+    unsafe {
+        tiles::<std::arch::aarch64::float32x4_t, 6, 4>(block);
+    }
+    #[cfg(not(target_arch = "aarch64"))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        tiles::<Plain, 4, 2>(block);
+    }
+}
+
+/// Right panel by right panel, which stays in the first-level cache while the left ones pass by.
+#[inline(always)]
+unsafe fn tiles<V: Vector, const ROWS: usize, const VECTORS: usize>(block: &Block) {
+    let width = VECTORS * V::LANES;
+    for col in (0..block.cols).step_by(width) {
+        let cols = width.min(block.cols - col);
+        for row in (0..block.rows).step_by(ROWS) {
+            let rows = ROWS.min(block.rows - row);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let right = block.right.add(col * block.depth);
+                let sums = match block.left {
+                    Left::Panels(left) => {
+                        let left = left.add(row * block.depth);
+                        let value = |at: usize, row: usize| *left.add(at * ROWS + row);
+                        sums::<V, ROWS, VECTORS>(block.depth, value, right)
+                    }
+                    // A tile that reaches beyond the last row reads that one again.
+                    Left::Rows(left, stride) => {
+                        let starts: [_; ROWS] =
+                            std::array::from_fn(|index| left.add((row + index.min(rows - 1)) * stride));
+                        let value = |at: usize, row: usize| *starts[row].add(at);
+                        sums::<V, ROWS, VECTORS>(block.depth, value, right)
+                    }
+                    Left::Columns(left, stride) if rows == ROWS => {
+                        let left = left.add(row);
+                        let value = |at: usize, row: usize| *left.add(at * stride + row);
+                        sums::<V, ROWS, VECTORS>(block.depth, value, right)
+                    }
+                    Left::Columns(left, stride) => {
+                        let left = left.add(row);
+                        let value = |at: usize, row: usize| *left.add(at * stride + row.min(rows - 1));
+                        sums::<V, ROWS, VECTORS>(block.depth, value, right)
+                    }
+                };
+                let result = block.result.add(row * block.result_stride + col);
+                if rows == ROWS && cols == width {
+                    write(&sums, block.scale, block.accumulate, result, block.result_stride);
+                } else {
+                    let mut whole = [0.0f32; MOST_ROWS * MOST_COLS];
+                    write(&sums, block.scale, false, whole.as_mut_ptr(), width);
+                    for row in 0..rows {
+                        for col in 0..cols {
+                            let to = result.add(row * block.result_stride + col);
+                            let before = if block.accumulate { *to } else { 0.0 };
+                            *to = whole[row * width + col] + before;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `left(at, row)` is the left operand's value at a place of the depth.
+#[inline(always)]
+unsafe fn sums<V: Vector, const ROWS: usize, const VECTORS: usize>(
+    depth: usize,
+    left: impl Fn(usize, usize) -> f32,
+    right: *const f32,
+) -> [[V; VECTORS]; ROWS] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
+        for at in 0..depth {
+            let right = right.add(at * VECTORS * V::LANES);
+            let columns: [V; VECTORS] = std::array::from_fn(|index| V::load(right.add(index * V::LANES)));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let value = V::splat(left(at, row));
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = sum.add_product(value, column);
+                }
+            }
+        }
+        sums
+    }
+}
+
+#[inline(always)]
+unsafe fn write<V: Vector, const ROWS: usize, const VECTORS: usize>(
+    sums: &[[V; VECTORS]; ROWS],
+    scale: f32,
+    accumulate: bool,
+    result: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let factor = V::splat(scale);
+        for (row, sums) in sums.iter().enumerate() {
+            for (index, sum) in sums.iter().enumerate() {
+                let to = result.add(row * stride + index * V::LANES);
+                let before = if accumulate { V::load(to) } else { V::splat(0.0) };
+                before.add_product(factor, *sum).store(to);
+            }
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! Matrix products: our own kernel on packed operands, and the `gemm` crate's for results of few rows, where packing
+//! would cost more than the product.
+
+mod kernel;
+mod pack;
+mod vector;
+
+use super::CpuBackend;
+use super::memory::with_scratch;
+use super::simd::{self, Level};
+use kernel::{Block, Left, Tile};
+use std::ops::Range;
+
+/// Values summed up in one go: a right panel of so many rows (16 KiB) and a left one (6 KiB) share the first-level
+/// cache.
+const DEPTH: usize = 256;
+/// Right panels that are packed at once, just before they are used: a quarter of a second-level cache.
+const PANELS: usize = 8;
+/// Rows of the left operand that are packed at once, against which each right panel is packed once.
+const UNIT_ROWS: usize = 1020;
+/// To pack a left value costs as much as to multiply it with some 20 right ones; up to so many columns it is read where
+/// it lies, although that is slower by a twentieth.
+const FEW_COLS: usize = 320;
+/// Results of fewer rows are left to the `gemm` crate.
+const FEW_ROWS: usize = 16;
+
+/// A read-only matrix inside a slice, by strides.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    values: &'a [f32],
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Row-major, `stride` values from row to row.
+    pub(super) fn rows(values: &'a [f32], stride: usize) -> Self {
+        Self {
+            values,
+            row_stride: stride,
+            col_stride: 1,
+        }
+    }
+
+    /// The transpose of a row-major matrix.
+    pub(super) fn transposed(values: &'a [f32], stride: usize) -> Self {
+        Self {
+            values,
+            row_stride: 1,
+            col_stride: stride,
+        }
+    }
+
+    fn turned(self) -> Self {
+        Self {
+            values: self.values,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+        }
+    }
+
+    /// The same without its first columns.
+    fn from_column(self, col: usize) -> Self {
+        Self {
+            values: &self.values[(col * self.col_stride).min(self.values.len())..],
+            ..self
+        }
+    }
+
+    fn check(&self, rows: usize, cols: usize) {
+        if rows > 0 && cols > 0 {
+            let last = (rows - 1) * self.row_stride + (cols - 1) * self.col_stride;
+            assert!(
+                last < self.values.len(),
+                "a {rows}x{cols} matrix is outside {} values",
+                self.values.len()
+            );
+        }
+    }
+}
+
+/// Where a product goes.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
+    /// First element of a row-major matrix.
+    pub(super) start: *mut f32,
+    /// Values from row to row.
+    pub(super) stride: usize,
+    /// Add to what is there, or overwrite it.
+    pub(super) accumulate: bool,
+}
+
+// SAFETY: who makes a target promises that the matrix is its product's alone; the product's parts are disjoint.
+unsafe impl Send for Target {}
+// SAFETY: as above.
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// The part that begins at a row and a column.
+    ///
+    /// # Safety
+    /// They must lie inside the matrix.
+    unsafe fn part(self, row: usize, col: usize, accumulate: bool) -> Self {
+        Self {
+            // SAFETY: the caller's promise.
+            start: unsafe { self.start.add(row * self.stride + col) },
+            accumulate,
+            ..self
+        }
+    }
+}
+
+/// The sizes of a product: a `[m, k]`, b `[k, n]`, c `[m, n]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+}
+
+/// `c = scale · a b` (`+ c`) on the caller's thread.
+///
+/// # Safety
+/// `c` must point to `m` rows of `n` values that nobody else touches meanwhile.
+pub(super) unsafe fn product(m: usize, n: usize, k: usize, scale: f32, a: Matrix<'_>, b: Matrix<'_>, c: Target) {
+    // SAFETY: the caller's promise.
+    unsafe { multiply(None, Sizes { m, n, k }, scale, a, b, c, |_, _| {}) }
+}
+
+/// The same into a slice of exactly `m` rows of `n` values.
+pub(super) fn product_into(
+    m: usize,
+    n: usize,
+    k: usize,
+    scale: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    c: &mut [f32],
+    accumulate: bool,
+) {
+    assert!(c.len() >= m * n, "product of {m}x{n} into {} values", c.len());
+    // SAFETY: the slice holds m rows of n values and is borrowed mutably.
+    unsafe {
+        product(
+            m,
+            n,
+            k,
+            scale,
+            a,
+            b,
+            Target {
+                start: c.as_mut_ptr(),
+                stride: n,
+                accumulate,
+            },
+        )
+    }
+}
+
+/// `c = scale · a b` (`+ c`), shared out over the pool; then `finish(rows, columns)` for each part of the result, on the
+/// thread that made it.
+///
+/// # Safety
+/// `c` must point to `m` rows of `n` values that nobody else touches meanwhile.
+pub(super) unsafe fn multiply(
+    backend: Option<&CpuBackend>,
+    sizes: Sizes,
+    scale: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    c: Target,
+    finish: impl Fn(Range<usize>, Range<usize>) + Sync,
+) {
+    let Sizes { m, n, k } = sizes;
+    if m == 0 || n == 0 {
+        return;
+    }
+    a.check(m, k);
+    b.check(k, n);
+    let threads = backend.map_or(1, CpuBackend::threads);
+    let run = |count: usize, task: &(dyn Fn(usize) + Sync)| match backend {
+        Some(backend) => backend.run(count, task),
+        None => (0..count).for_each(task),
+    };
+    let level = simd::level();
+    let tile = kernel::tile(level);
+    if m < FEW_ROWS || k == 0 {
+        let share = n.div_ceil(threads).next_multiple_of(tile.cols);
+        return run(n.div_ceil(share), &|part| {
+            let cols = part * share..n.min((part + 1) * share);
+            // SAFETY: parts are disjoint, and each lies inside the result.
+            unsafe {
+                let c = c.part(0, cols.start, c.accumulate);
+                few_rows(Sizes { n: cols.len(), ..sizes }, scale, a, b.from_column(cols.start), c);
+            }
+            finish(0..m, cols);
+        });
+    }
+    let units = Units::new(sizes, tile, threads);
+    run(units.count(), &|unit| {
+        let (rows, cols) = units.part(unit);
+        // SAFETY: units are disjoint, and each lies inside the result.
+        unsafe {
+            let c = c.part(rows.start, cols.start, c.accumulate);
+            unit_product(level, &rows, &cols, k, scale, a, b, c);
+        }
+        finish(rows, cols);
+    });
+}
+
+/// The parts that a result is cut into, so many a thread: some rows of all columns, or all rows of some columns. Cutting
+/// rows makes every thread pack the whole right operand, cutting columns the left one, so the longer side is cut.
+struct Units {
+    rows: usize,
+    rows_each: usize,
+    cols: usize,
+    cols_each: usize,
+}
+
+impl Units {
+    fn new(Sizes { m, n, .. }: Sizes, tile: Tile, threads: usize) -> Self {
+        let by_rows = m > n;
+        let row_parts = if by_rows { threads } else { 1 };
+        let col_parts = if by_rows { 1 } else { threads };
+        let rows = m.div_ceil(UNIT_ROWS).next_multiple_of(row_parts);
+        Self {
+            rows: m,
+            rows_each: m.div_ceil(rows).next_multiple_of(tile.rows),
+            cols: n,
+            cols_each: n.div_ceil(col_parts).next_multiple_of(tile.cols),
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.rows.div_ceil(self.rows_each) * self.cols.div_ceil(self.cols_each)
+    }
+
+    fn part(&self, unit: usize) -> (Range<usize>, Range<usize>) {
+        let across = self.cols.div_ceil(self.cols_each);
+        let (row, col) = (unit / across * self.rows_each, unit % across * self.cols_each);
+        (
+            row..self.rows.min(row + self.rows_each),
+            col..self.cols.min(col + self.cols_each),
+        )
+    }
+}
+
+/// One unit's part of the result.
+///
+/// # Safety
+/// c must point to that part, which nobody else touches meanwhile.
+unsafe fn unit_product(
+    level: Level,
+    rows: &Range<usize>,
+    cols: &Range<usize>,
+    k: usize,
+    scale: f32,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    c: Target,
+) {
+    let tile = kernel::tile(level);
+    let (height, group) = (rows.len().next_multiple_of(tile.rows), PANELS * tile.cols);
+    let depth_each = DEPTH.min(k);
+    let packs_left = cols.len() > FEW_COLS || (a.col_stride != 1 && a.row_stride != 1);
+    with_scratch(if packs_left { height * depth_each } else { 0 }, |space| {
+        with_scratch(
+            group.min(cols.len().next_multiple_of(tile.cols)) * depth_each,
+            |right| {
+                for start in (0..k).step_by(depth_each) {
+                    let depth = start..k.min(start + depth_each);
+                    let left = if packs_left {
+                        let space = &mut space[..height * depth.len()];
+                        pack::rows(a, rows.clone(), depth.clone(), tile.rows, space);
+                        Left::Panels(space.as_ptr())
+                    } else {
+                        let first = a.values[rows.start * a.row_stride + depth.start * a.col_stride..].as_ptr();
+                        match a.col_stride {
+                            1 => Left::Rows(first, a.row_stride),
+                            stride => Left::Columns(first, stride),
+                        }
+                    };
+                    for first in cols.clone().step_by(group) {
+                        let part = first..cols.end.min(first + group);
+                        let right = &mut right[..part.len().next_multiple_of(tile.cols) * depth.len()];
+                        pack::columns(b, depth.clone(), part.clone(), tile.cols, right);
+                        // SAFETY: the panels are whole, a was checked to hold the left operand, and the part of the result
+                        // is the caller's promise.
+                        unsafe {
+                            let c = c.part(0, first - cols.start, c.accumulate || start > 0);
+                            kernel::multiply(
+                                level,
+                                &Block {
+                                    depth: depth.len(),
+                                    rows: rows.len(),
+                                    cols: part.len(),
+                                    left,
+                                    right: right.as_ptr(),
+                                    result: c.start,
+                                    result_stride: c.stride,
+                                    scale,
+                                    accumulate: c.accumulate,
+                                },
+                            );
+                        }
+                    }
+                }
+            },
+        );
+    });
+}
+
+/// # Safety
+/// As for [`product`].
+unsafe fn few_rows(Sizes { m, n, k }: Sizes, scale: f32, a: Matrix<'_>, b: Matrix<'_>, c: Target) {
+    a.check(m, k);
+    b.check(k, n);
+    // SAFETY: a and b were checked to lie inside their slices; c is the caller's promise.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.start,
+            1,
+            c.stride as isize,
+            c.accumulate,
+            a.values.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.values.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// Measured f32 matrix-product rate in GFLOP/s on a square of `size`, the best of `repeats`, split as the layers are.
+pub fn measured_gflops(backend: &CpuBackend, size: usize, repeats: usize) -> f64 {
+    let a: Vec<f32> = (0..size * size).map(|i| (i % 13) as f32 * 0.25 - 1.5).collect();
+    let b: Vec<f32> = (0..size * size).map(|i| (i % 7) as f32 * 0.25 - 0.75).collect();
+    let mut c = vec![0.0f32; size * size];
+    let mut best = f64::INFINITY;
+    for _ in 0..repeats.max(1) {
+        let start = std::time::Instant::now();
+        let target = Target {
+            start: c.as_mut_ptr(),
+            stride: size,
+            accumulate: false,
+        };
+        let sizes = Sizes {
+            m: size,
+            n: size,
+            k: size,
+        };
+        // SAFETY: c holds the whole result and is this function's own.
+        backend.within(|| unsafe {
+            let (a, b) = (Matrix::rows(&a, size), Matrix::rows(&b, size));
+            multiply(Some(backend), sizes, 1.0, a, b, target, |_, _| {});
+        });
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    std::hint::black_box(&c);
+    2.0 * (size as f64).powi(3) / best / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(len: usize, seed: usize) -> Vec<f32> {
+        (0..len)
+            .map(|i| ((i * 7919 + seed * 104_729) % 2001) as f32 / 1000.0 - 1.0)
+            .collect()
+    }
+
+    fn levels() -> Vec<Level> {
+        let mut levels = vec![Level::Plain];
+        if simd::level() != Level::Plain {
+            levels.push(Level::Avx2);
+        }
+        if simd::level() == Level::Avx512 {
+            levels.push(Level::Avx512);
+        }
+        levels
+    }
+
+    /// Against f64, at sizes around every block's edge, for each instruction set of this machine and each way an operand
+    /// can lie; what is beside the result must stay.
+    #[test]
+    fn products_agree_with_f64_at_ragged_sizes() {
+        let sizes = [
+            (1, 1, 1),
+            (5, 17, 3),
+            (16, 16, 8),
+            (31, 33, 127),
+            (13, 321, 40),
+            (47, 400, 257),
+            (100, 20, 600),
+            (1030, 7, 19),
+        ];
+        for (m, n, k) in sizes {
+            for (a_turned, b_turned) in [(false, false), (false, true), (true, false), (true, true)] {
+                let (a, b) = (values(m * k, 1), values(k * n, 2));
+                let left = if a_turned {
+                    Matrix::transposed(&a, m)
+                } else {
+                    Matrix::rows(&a, k)
+                };
+                let right = if b_turned {
+                    Matrix::transposed(&b, k)
+                } else {
+                    Matrix::rows(&b, n)
+                };
+                let at = |matrix: Matrix<'_>, row: usize, col: usize| {
+                    f64::from(matrix.values[row * matrix.row_stride + col * matrix.col_stride])
+                };
+                for level in levels() {
+                    for accumulate in [false, true] {
+                        let stride = n + 3;
+                        let before = values(m * stride, 3);
+                        let mut c = before.clone();
+                        let target = Target {
+                            start: c.as_mut_ptr(),
+                            stride,
+                            accumulate,
+                        };
+                        // SAFETY: c holds m rows of n + 3 values and is this test's own.
+                        unsafe { unit_product(level, &(0..m), &(0..n), k, 0.5, left, right, target) };
+                        for row in 0..m {
+                            for col in 0..stride {
+                                let found = f64::from(c[row * stride + col]);
+                                let mut expected = f64::from(before[row * stride + col]);
+                                if col < n {
+                                    let sum: f64 = (0..k).map(|i| at(left, row, i) * at(right, i, col)).sum();
+                                    expected = 0.5 * sum + if accumulate { expected } else { 0.0 };
+                                }
+                                let error = (found - expected).abs();
+                                assert!(
+                                    error < 1e-5 * (k as f64).sqrt(),
+                                    "{level:?} {m}x{n}x{k} at {row}, {col}"
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// However the work is shared out, each value is summed in the same order.
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        for (m, n, k) in [(3, 500, 64), (40, 500, 300), (700, 90, 64), (2500, 40, 20)] {
+            let (a, b) = (values(m * k, 1), values(k * n, 2));
+            let results: Vec<Vec<f32>> = [1, 2, 3, 7]
+                .into_iter()
+                .map(|threads| {
+                    let backend = CpuBackend::new(threads).unwrap();
+                    let mut c = vec![0.0; m * n];
+                    let target = Target {
+                        start: c.as_mut_ptr(),
+                        stride: n,
+                        accumulate: false,
+                    };
+                    let (a, b) = (Matrix::rows(&a, k), Matrix::rows(&b, n));
+                    // SAFETY: c holds the result and is this test's own.
+                    unsafe { multiply(Some(&backend), Sizes { m, n, k }, 1.0, a, b, target, |_, _| {}) };
+                    c
+                })
+                .collect();
+            assert!(results.iter().all(|result| *result == results[0]), "{m}x{n}x{k}");
+        }
+    }
+}

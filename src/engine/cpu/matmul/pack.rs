@@ -1,0 +1,223 @@
+//! Laying a matrix out in the order in which the kernel reads it.
+
+use super::Matrix;
+#[cfg(target_arch = "x86_64")]
+use crate::engine::cpu::simd::{Level, level};
+
+/// Columns `cols` of rows `depth` of `b`, as panels of `width` columns: `[panel, depth, width]`, zeros beyond the last
+/// column.
+pub(super) fn columns(
+    b: Matrix<'_>,
+    depth: std::ops::Range<usize>,
+    cols: std::ops::Range<usize>,
+    width: usize,
+    to: &mut [f32],
+) {
+    lines(b.turned(), cols, depth, width, to);
+}
+
+/// Rows `rows` of columns `depth` of `a`, as panels of `height` rows: `[panel, depth, height]`, zeros beyond the last row.
+pub(super) fn rows(
+    a: Matrix<'_>,
+    rows: std::ops::Range<usize>,
+    depth: std::ops::Range<usize>,
+    height: usize,
+    to: &mut [f32],
+) {
+    lines(a, rows, depth, height, to);
+}
+
+/// Panels of `count` rows side by side: what rows are to the left operand, columns are to the right one.
+fn lines(a: Matrix<'_>, rows: std::ops::Range<usize>, depth: std::ops::Range<usize>, count: usize, to: &mut [f32]) {
+    if depth.is_empty() {
+        return;
+    }
+    let panels = to.chunks_exact_mut(count * depth.len());
+    for (first, panel) in rows.clone().step_by(count).zip(panels) {
+        let here = count.min(rows.end - first);
+        if here < count {
+            panel.fill(0.0);
+        }
+        if a.row_stride == 1 {
+            for (at, to) in depth.clone().zip(panel.chunks_exact_mut(count)) {
+                let start = at * a.col_stride + first;
+                to[..here].copy_from_slice(&a.values[start..start + here]);
+            }
+        } else if a.col_stride == 1 {
+            transpose(
+                &a.values[first * a.row_stride + depth.start..],
+                a.row_stride,
+                here,
+                depth.len(),
+                count,
+                panel,
+            );
+        } else {
+            for row in 0..here {
+                for (at, to) in depth.clone().zip(panel.chunks_exact_mut(count)) {
+                    to[row] = a.values[(first + row) * a.row_stride + at * a.col_stride];
+                }
+            }
+        }
+    }
+}
+
+/// `to[at, row] = from[row, at]` for `rows` rows of `len` values; `to` has `count` values from place to place.
+fn transpose(from: &[f32], stride: usize, rows: usize, len: usize, count: usize, to: &mut [f32]) {
+    assert!(rows > 0 && (rows - 1) * stride + len <= from.len() && rows <= count && len * count <= to.len());
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if level() != Level::Plain {
+        done = len / x86::SIDE * x86::SIDE;
+        // SAFETY: AVX2 was detected; both matrices were checked to lie inside their slices.
+        unsafe { x86::transpose(from.as_ptr(), stride, rows, done, count, to.as_mut_ptr()) }
+    }
+    // Short strips of many rows stay in the first-level cache.
+    const STRIP: usize = 8;
+    for start in (done..len).step_by(STRIP) {
+        let strip = start..len.min(start + STRIP);
+        for row in 0..rows {
+            let values = &from[row * stride..][strip.clone()];
+            for (value, to) in values.iter().zip(to[strip.start * count..].chunks_exact_mut(count)) {
+                to[row] = *value;
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        __m256, _mm_castps_si128, _mm_storel_epi64, _mm_storeu_ps, _mm256_castps256_ps128, _mm256_extractf128_ps,
+        _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps,
+        _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    };
+
+    /// A square of so many rows and places is turned over in registers.
+    pub(super) const SIDE: usize = 8;
+
+    /// `to[at, row] = from[row, at]`, `len` a multiple of [`SIDE`].
+    ///
+    /// # Safety
+    /// Both matrices must be there, and AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn transpose(
+        from: *const f32,
+        stride: usize,
+        rows: usize,
+        len: usize,
+        count: usize,
+        to: *mut f32,
+    ) {
+        for at in (0..len).step_by(SIDE) {
+            for first in (0..rows).step_by(SIDE) {
+                let here = SIDE.min(rows - first);
+                // SAFETY: the caller's promise: these rows and places are there.
+                unsafe {
+                    let from = from.add(first * stride + at);
+                    let lines: [__m256; SIDE] = std::array::from_fn(|row| {
+                        if row < here {
+                            _mm256_loadu_ps(from.add(row * stride))
+                        } else {
+                            _mm256_setzero_ps()
+                        }
+                    });
+                    for (place, line) in turned(lines).into_iter().enumerate() {
+                        store(line, here, to.add((at + place) * count + first));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first `len` values of a register.
+    #[target_feature(enable = "avx2")]
+    unsafe fn store(line: __m256, len: usize, to: *mut f32) {
+        let (low, high) = (_mm256_castps256_ps128(line), _mm256_extractf128_ps::<1>(line));
+        // SAFETY: the caller's promise.
+        unsafe {
+            match len {
+                8 => return _mm256_storeu_ps(to, line),
+                4.. => _mm_storeu_ps(to, low),
+                _ => {}
+            }
+            match len {
+                6 => _mm_storel_epi64(to.add(4).cast(), _mm_castps_si128(high)),
+                4 => {}
+                _ => {
+                    let mut values = [0.0f32; SIDE];
+                    _mm256_storeu_ps(values.as_mut_ptr(), line);
+                    std::ptr::copy_nonoverlapping(values.as_ptr(), to, len);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn turned(rows: [__m256; SIDE]) -> [__m256; SIDE] {
+        // Pairs of rows, then fours, then the two halves.
+        let pair = |i: usize| {
+            (
+                _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]),
+                _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]),
+            )
+        };
+        let four = |(low, high): (__m256, __m256), (low_next, high_next): (__m256, __m256)| {
+            [
+                _mm256_shuffle_ps::<0x44>(low, low_next),
+                _mm256_shuffle_ps::<0xee>(low, low_next),
+                _mm256_shuffle_ps::<0x44>(high, high_next),
+                _mm256_shuffle_ps::<0xee>(high, high_next),
+            ]
+        };
+        let (above, below) = (four(pair(0), pair(1)), four(pair(2), pair(3)));
+        std::array::from_fn(|place| {
+            let (a, b) = (above[place % 4], below[place % 4]);
+            if place < 4 {
+                _mm256_permute2f128_ps::<0x20>(a, b)
+            } else {
+                _mm256_permute2f128_ps::<0x31>(a, b)
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The layout that the kernel reads, at every way a matrix can lie and every remainder.
+    #[test]
+    fn panels_hold_every_value_once_and_zeros_beside() {
+        for (rows, depth, count) in [
+            (1, 1, 6),
+            (6, 8, 6),
+            (13, 17, 6),
+            (16, 9, 16),
+            (37, 40, 16),
+            (25, 31, 12),
+            (5, 64, 32),
+        ] {
+            let values: Vec<f32> = (1..=(rows + 3) * (depth + 5)).map(|value| value as f32).collect();
+            let (row_major, column_major) = (Matrix::rows(&values, depth + 5), Matrix::transposed(&values, rows + 3));
+            for a in [row_major, column_major] {
+                for from in [0, 3] {
+                    let (part, of_depth) = (1..rows, from.min(depth)..depth);
+                    let panels = part.len().div_ceil(count);
+                    let mut packed = vec![f32::NAN; panels * count * of_depth.len()];
+                    lines(a, part.clone(), of_depth.clone(), count, &mut packed);
+                    for (index, value) in packed.iter().enumerate() {
+                        let (panel, rest) = (index / (count * of_depth.len()), index % (count * of_depth.len()));
+                        let (row, at) = (part.start + panel * count + rest % count, of_depth.start + rest / count);
+                        let expected = if row < rows {
+                            a.values[row * a.row_stride + at * a.col_stride]
+                        } else {
+                            0.0
+                        };
+                        assert_eq!(*value, expected, "{rows} {depth} {count}: row {row}, place {at}");
+                    }
+                }
+            }
+        }
+    }
+}
