@@ -7,7 +7,7 @@
 
 #[cfg(not(target_arch = "aarch64"))]
 use super::vector::Plain;
-use super::vector::Vector;
+use super::vector::{Vector, prefetch};
 use crate::engine::cpu::simd::Level;
 
 /// Rows and columns of the result that stay in registers. For AVX2: 12 of 16 registers, 2 for a row of the right panel,
@@ -112,6 +112,12 @@ unsafe fn tiles<V: Vector, const ROWS: usize, const VECTORS: usize>(block: &Bloc
             // SAFETY: the caller's promise.
             unsafe {
                 let right = block.right.add(col * block.depth);
+                let result = block.result.add(row * block.result_stride + col);
+                for row in 0..rows {
+                    let line = result.wrapping_add(row * block.result_stride);
+                    prefetch(line);
+                    prefetch(line.wrapping_add(width - 1));
+                }
                 let sums = match block.left {
                     Left::Panels(left) => {
                         let left = left.add(row * block.depth);
@@ -136,7 +142,6 @@ unsafe fn tiles<V: Vector, const ROWS: usize, const VECTORS: usize>(block: &Bloc
                         sums::<V, ROWS, VECTORS>(block.depth, value, right)
                     }
                 };
-                let result = block.result.add(row * block.result_stride + col);
                 if rows == ROWS && cols == width {
                     write(&sums, block.scale, block.accumulate, result, block.result_stride);
                 } else {

@@ -11,13 +11,14 @@ use super::simd::{self, Level};
 use kernel::{Block, Left, Tile};
 use std::ops::Range;
 
-/// Values summed up in one go: a right panel of so many rows (16 KiB) and a left one (6 KiB) share the first-level
-/// cache.
-const DEPTH: usize = 256;
-/// Right panels that are packed at once, just before they are used: a quarter of a second-level cache.
-const PANELS: usize = 8;
-/// Rows of the left operand that are packed at once, against which each right panel is packed once.
-const UNIT_ROWS: usize = 1020;
+/// Values summed up in one go: a right panel of so many rows (24 KiB) stays in the first-level cache while left ones
+/// (9 KiB) pass by.
+const DEPTH: usize = 384;
+/// Rows of the left operand that are packed at once: with [`DEPTH`], less than half of a second-level cache. The right
+/// panels pass by them from the third level, each 21 times slower than the left ones are read.
+const LEFT_ROWS: usize = 126;
+/// Columns of the right operand that are packed at once: 2.3 MB, which a third-level cache holds.
+const RIGHT_COLS: usize = 1536;
 /// To pack a left value costs as much as to multiply it with some 20 right ones; up to so many columns it is read where
 /// it lies, although that is slower by a twentieth.
 const FEW_COLS: usize = 320;
@@ -220,12 +221,10 @@ struct Units {
 impl Units {
     fn new(Sizes { m, n, .. }: Sizes, tile: Tile, threads: usize) -> Self {
         let by_rows = m > n;
-        let row_parts = if by_rows { threads } else { 1 };
-        let col_parts = if by_rows { 1 } else { threads };
-        let rows = m.div_ceil(UNIT_ROWS).next_multiple_of(row_parts);
+        let (row_parts, col_parts) = if by_rows { (threads, 1) } else { (1, threads) };
         Self {
             rows: m,
-            rows_each: m.div_ceil(rows).next_multiple_of(tile.rows),
+            rows_each: m.div_ceil(row_parts).next_multiple_of(tile.rows),
             cols: n,
             cols_each: n.div_ceil(col_parts).next_multiple_of(tile.cols),
         }
@@ -260,53 +259,57 @@ unsafe fn unit_product(
     c: Target,
 ) {
     let tile = kernel::tile(level);
-    let (height, group) = (rows.len().next_multiple_of(tile.rows), PANELS * tile.cols);
     let depth_each = DEPTH.min(k);
+    let rows_each = LEFT_ROWS
+        .next_multiple_of(tile.rows)
+        .min(rows.len().next_multiple_of(tile.rows));
+    let cols_each = RIGHT_COLS.min(cols.len().next_multiple_of(tile.cols));
     let packs_left = cols.len() > FEW_COLS || (a.col_stride != 1 && a.row_stride != 1);
-    with_scratch(if packs_left { height * depth_each } else { 0 }, |space| {
-        with_scratch(
-            group.min(cols.len().next_multiple_of(tile.cols)) * depth_each,
-            |right| {
+    with_scratch(if packs_left { rows_each * depth_each } else { 0 }, |space| {
+        with_scratch(cols_each * depth_each, |right| {
+            for first_col in cols.clone().step_by(cols_each) {
+                let cols_here = first_col..cols.end.min(first_col + cols_each);
                 for start in (0..k).step_by(depth_each) {
                     let depth = start..k.min(start + depth_each);
-                    let left = if packs_left {
-                        let space = &mut space[..height * depth.len()];
-                        pack::rows(a, rows.clone(), depth.clone(), tile.rows, space);
-                        Left::Panels(space.as_ptr())
-                    } else {
-                        let first = a.values[rows.start * a.row_stride + depth.start * a.col_stride..].as_ptr();
-                        match a.col_stride {
-                            1 => Left::Rows(first, a.row_stride),
-                            stride => Left::Columns(first, stride),
-                        }
-                    };
-                    for first in cols.clone().step_by(group) {
-                        let part = first..cols.end.min(first + group);
-                        let right = &mut right[..part.len().next_multiple_of(tile.cols) * depth.len()];
-                        pack::columns(b, depth.clone(), part.clone(), tile.cols, right);
-                        // SAFETY: the panels are whole, a was checked to hold the left operand, and the part of the result
-                        // is the caller's promise.
+                    let right = &mut right[..cols_here.len().next_multiple_of(tile.cols) * depth.len()];
+                    pack::columns(b, depth.clone(), cols_here.clone(), tile.cols, right);
+                    for first_row in rows.clone().step_by(rows_each) {
+                        let rows_here = first_row..rows.end.min(first_row + rows_each);
+                        let left = if packs_left {
+                            let space = &mut space[..rows_here.len().next_multiple_of(tile.rows) * depth.len()];
+                            pack::rows(a, rows_here.clone(), depth.clone(), tile.rows, space);
+                            Left::Panels(space.as_ptr())
+                        } else {
+                            let first = a.values[first_row * a.row_stride + start * a.col_stride..].as_ptr();
+                            match a.col_stride {
+                                1 => Left::Rows(first, a.row_stride),
+                                stride => Left::Columns(first, stride),
+                            }
+                        };
+                        // SAFETY: the panels are whole, a was checked to hold the left operand, and the part of the
+                        // result is the caller's promise.
                         unsafe {
-                            let c = c.part(0, first - cols.start, c.accumulate || start > 0);
+                            let accumulate = c.accumulate || start > 0;
+                            let c = c.part(first_row - rows.start, first_col - cols.start, accumulate);
                             kernel::multiply(
                                 level,
                                 &Block {
                                     depth: depth.len(),
-                                    rows: rows.len(),
-                                    cols: part.len(),
+                                    rows: rows_here.len(),
+                                    cols: cols_here.len(),
                                     left,
                                     right: right.as_ptr(),
                                     result: c.start,
                                     result_stride: c.stride,
                                     scale,
-                                    accumulate: c.accumulate,
+                                    accumulate,
                                 },
                             );
                         }
                     }
                 }
-            },
-        );
+            }
+        });
     });
 }
 

@@ -3,47 +3,42 @@
 use super::Matrix;
 #[cfg(target_arch = "x86_64")]
 use crate::engine::cpu::simd::{Level, level};
+use std::ops::Range;
 
 /// Columns `cols` of rows `depth` of `b`, as panels of `width` columns: `[panel, depth, width]`, zeros beyond the last
 /// column.
-pub(super) fn columns(
-    b: Matrix<'_>,
-    depth: std::ops::Range<usize>,
-    cols: std::ops::Range<usize>,
-    width: usize,
-    to: &mut [f32],
-) {
+pub(super) fn columns(b: Matrix<'_>, depth: Range<usize>, cols: Range<usize>, width: usize, to: &mut [f32]) {
     lines(b.turned(), cols, depth, width, to);
 }
 
 /// Rows `rows` of columns `depth` of `a`, as panels of `height` rows: `[panel, depth, height]`, zeros beyond the last row.
-pub(super) fn rows(
-    a: Matrix<'_>,
-    rows: std::ops::Range<usize>,
-    depth: std::ops::Range<usize>,
-    height: usize,
-    to: &mut [f32],
-) {
+pub(super) fn rows(a: Matrix<'_>, rows: Range<usize>, depth: Range<usize>, height: usize, to: &mut [f32]) {
     lines(a, rows, depth, height, to);
 }
 
 /// Panels of `count` rows side by side: what rows are to the left operand, columns are to the right one.
-fn lines(a: Matrix<'_>, rows: std::ops::Range<usize>, depth: std::ops::Range<usize>, count: usize, to: &mut [f32]) {
+fn lines(a: Matrix<'_>, rows: Range<usize>, depth: Range<usize>, count: usize, to: &mut [f32]) {
     if depth.is_empty() {
         return;
     }
-    let panels = to.chunks_exact_mut(count * depth.len());
-    for (first, panel) in rows.clone().step_by(count).zip(panels) {
+    let size = count * depth.len();
+    if a.row_stride == 1 {
+        let copy = match count {
+            4 => copy::<4>,
+            6 => copy::<6>,
+            8 => copy::<8>,
+            12 => copy::<12>,
+            16 => copy::<16>,
+            _ => copy::<32>,
+        };
+        return copy(a, rows, depth, to);
+    }
+    for (first, panel) in rows.clone().step_by(count).zip(to.chunks_exact_mut(size)) {
         let here = count.min(rows.end - first);
         if here < count {
             panel.fill(0.0);
         }
-        if a.row_stride == 1 {
-            for (at, to) in depth.clone().zip(panel.chunks_exact_mut(count)) {
-                let start = at * a.col_stride + first;
-                to[..here].copy_from_slice(&a.values[start..start + here]);
-            }
-        } else if a.col_stride == 1 {
+        if a.col_stride == 1 {
             transpose(
                 &a.values[first * a.row_stride + depth.start..],
                 a.row_stride,
@@ -56,6 +51,31 @@ fn lines(a: Matrix<'_>, rows: std::ops::Range<usize>, depth: std::ops::Range<usi
             for row in 0..here {
                 for (at, to) in depth.clone().zip(panel.chunks_exact_mut(count)) {
                     to[row] = a.values[(first + row) * a.row_stride + at * a.col_stride];
+                }
+            }
+        }
+    }
+}
+
+/// [`lines`] where rows lie side by side, for panels of `COUNT` rows.
+fn copy<const COUNT: usize>(a: Matrix<'_>, rows: Range<usize>, depth: Range<usize>, to: &mut [f32]) {
+    const PANELS: usize = 16;
+    let size = COUNT * depth.len();
+    // A few panels at a time: what a line of memory holds is read at once, and few lines are written to in turns.
+    for (first, group) in rows.clone().step_by(PANELS * COUNT).zip(to.chunks_mut(PANELS * size)) {
+        let last = rows.end.min(first + PANELS * COUNT);
+        for (place, at) in depth.clone().enumerate() {
+            let line = &a.values[at * a.col_stride + first..at * a.col_stride + last];
+            let panels = group
+                .chunks_exact_mut(size)
+                .map(|panel| &mut panel[place * COUNT..][..COUNT]);
+            for (from, to) in line.chunks(COUNT).zip(panels) {
+                match <&[f32; COUNT]>::try_from(from) {
+                    Ok(from) => to.copy_from_slice(from),
+                    Err(_) => {
+                        to[..from.len()].copy_from_slice(from);
+                        to[from.len()..].fill(0.0);
+                    }
                 }
             }
         }
