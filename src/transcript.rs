@@ -55,6 +55,8 @@ pub enum Emitted {
     Source,
     /// From the model adapted from the domain state.
     Domain,
+    /// From the mean of those two models' probabilities.
+    Both,
 }
 
 /// What a continual method did around one utterance.

@@ -1,6 +1,7 @@
-//! Guarded adaptation: every utterance is adapted to twice, from the source model and from a domain state, and what both
-//! adapted models together find likelier is emitted. The domain state is a moving average of the solutions found from the
-//! source model, so it stays as near to it as they do, and forgets as it learns. docs/adaptation.md has the evidence.
+//! Guarded adaptation: every utterance is adapted to twice, from the source model and from a domain state. Of the
+//! transcripts of these two models and of their mean, the one is emitted that both together find likeliest. The domain
+//! state is a moving average of the solutions found from the source model, so it stays as near to it as they do, and
+//! forgets as it learns. docs/adaptation.md has the evidence.
 
 use super::PolicyState;
 use crate::adapt::episode::{Descent, Episode};
@@ -13,8 +14,9 @@ use crate::{Carried, Emitted, Guard, ResetReason, Stopped};
 const HORIZON: u64 = 10;
 /// So many utterances in a row on which the domain state led nowhere better than the source model did, and it is dropped.
 const PATIENCE: u32 = 2;
-/// The spoken frames may become so many times fewer or more than the source model's.
-const SPOKEN_RATIO: usize = 2;
+/// A transcript may have so many times fewer or more symbols than the source model's, and a few more whatever that is.
+const LENGTH_RATIO: usize = 2;
+const LENGTH_SLACK: usize = 4;
 
 /// What is carried.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -109,7 +111,7 @@ impl Guarded {
         };
         let mut alone = attempt(episode);
         descent.run(stepper, &mut alone);
-        let is_sound = is_sound(source, &alone) && stepper.is_finite();
+        let is_sound = alone.steps > 0 && is_safe(stepper, source, &alone) && stepper.is_finite();
         let solution = is_sound.then(|| stepper.values());
         let mut from_domain = None;
         // Silence says nothing about the domain state, and a sure source model needs none.
@@ -125,18 +127,24 @@ impl Guarded {
             descent.run(stepper, &mut other);
             from_domain = Some(other);
         }
-        if let Some(other) = from_domain {
-            let is_safe = is_safe(source, &other);
+        if let Some(mut other) = from_domain {
+            let is_safe = is_safe(stepper, source, &other);
             if is_sound && self.judge(is_safe && loss(&other) <= loss(&alone)) {
                 self.forget();
                 carried.reset = Some(ResetReason::Evidence);
             }
-            if is_safe && (!is_sound || is_likelier(stepper, &other, &alone)) {
-                emit(other, Emitted::Domain, episode, &mut carried);
+            let emitted = match (is_sound, is_safe) {
+                (true, true) => likeliest(stepper, &mut other, &alone),
+                (true, false) => Emitted::Source,
+                (false, true) => Emitted::Domain,
+                (false, false) => Emitted::Unadapted,
+            };
+            if matches!(emitted, Emitted::Domain | Emitted::Both) {
+                emit(other, emitted, episode, &mut carried);
             }
         }
         match carried.emitted {
-            Some(Emitted::Domain) => {}
+            Some(Emitted::Domain | Emitted::Both) => {}
             _ if is_sound => emit(alone, Emitted::Source, episode, &mut carried),
             // The source model's transcript stands; why is told.
             _ => (episode.guard, episode.stopped) = (alone.guard, alone.stopped),
@@ -172,33 +180,80 @@ fn loss(attempt: &Episode) -> f64 {
     attempt.last.map_or(f64::INFINITY, |last| last.loss)
 }
 
-/// Whether an attempt lowered the source model's loss, and neither lost nor made up most of what is spoken.
-fn is_safe(source: ObjectiveValue, attempt: &Episode) -> bool {
-    let spoken = attempt.last.map_or(0, |last| last.non_blank_frames);
+/// Whether an attempt lowered the source model's loss, and neither lost nor made up most of the transcript: a model that
+/// says one symbol throughout has the lowest loss of all.
+fn is_safe<B: Backend>(stepper: &Stepper<'_, B>, source: ObjectiveValue, attempt: &Episode) -> bool {
+    let length = |logits: &[f32]| greedy_labels(logits, stepper.classes(), stepper.blank()).len();
+    let (before, after) = (length(&attempt.source_logits), length(&attempt.adapted_logits));
     attempt.guard.is_none()
         && loss(attempt) < source.loss
-        && spoken > 0
-        && spoken <= SPOKEN_RATIO * source.non_blank_frames
-        && source.non_blank_frames <= SPOKEN_RATIO * spoken
+        && after > 0
+        && after <= LENGTH_RATIO * before + LENGTH_SLACK
+        && before <= LENGTH_RATIO * after + LENGTH_SLACK
 }
 
-/// The same, and it took a step.
-fn is_sound(source: ObjectiveValue, attempt: &Episode) -> bool {
-    attempt.steps > 0 && is_safe(source, attempt)
-}
-
-/// Whether the first attempt's transcript is at least as likely as the second's to both adapted models together.
-fn is_likelier<B: Backend>(stepper: &Stepper<'_, B>, one: &Episode, other: &Episode) -> bool {
+/// Whose transcript both adapted models together find likeliest: the domain state's, the other's, or that of the mean of
+/// their probabilities, whose logarithms then take the place of the domain state's logits.
+fn likeliest<B: Backend>(stepper: &Stepper<'_, B>, domain: &mut Episode, alone: &Episode) -> Emitted {
     let (classes, blank) = (stepper.classes(), stepper.blank());
-    let labels = |attempt: &Episode| greedy_labels(&attempt.adapted_logits, classes, blank);
-    let (first, second) = (labels(one), labels(other));
+    let mean = mean_probabilities(&domain.adapted_logits, &alone.adapted_logits, classes);
+    let labels = |logits: &[f32]| greedy_labels(logits, classes, blank);
+    let candidates = [
+        (Emitted::Both, labels(&mean)),
+        (Emitted::Domain, labels(&domain.adapted_logits)),
+        (Emitted::Source, labels(&alone.adapted_logits)),
+    ];
     let joint = |labels: &[usize]| {
-        let of = |attempt: &Episode| {
-            let logits = &attempt.adapted_logits;
+        let of = |logits: &[f32]| {
             let loss = pseudo_label_loss(logits, classes, labels, blank, false, &mut vec![0.0; logits.len()]);
             loss * labels.len() as f64
         };
-        of(one) + of(other)
+        of(&domain.adapted_logits) + of(&alone.adapted_logits)
     };
-    first == second || joint(&first) <= joint(&second)
+    let mut best = (f64::INFINITY, Emitted::Domain);
+    for (emitted, labels) in candidates.iter().filter(|(_, labels)| !labels.is_empty()) {
+        let loss = joint(labels);
+        if loss < best.0 {
+            best = (loss, *emitted);
+        }
+    }
+    if best.1 == Emitted::Both {
+        domain.adapted_logits = mean;
+    }
+    best.1
+}
+
+/// The logarithm of the mean of two models' softmax, `[T, V]`.
+fn mean_probabilities(one: &[f32], other: &[f32], classes: usize) -> Vec<f32> {
+    let normalised = |row: &[f32]| {
+        let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f32 = row.iter().map(|z| (z - highest).exp()).sum();
+        highest + sum.ln()
+    };
+    let rows = one.chunks_exact(classes).zip(other.chunks_exact(classes));
+    rows.flat_map(|(one, other)| {
+        let (first, second) = (normalised(one), normalised(other));
+        let mean = move |(a, b): (&f32, &f32)| {
+            let (a, b) = (a - first, b - second);
+            let highest = a.max(b);
+            highest + (0.5 * ((a - highest).exp() + (b - highest).exp())).ln()
+        };
+        one.iter().zip(other).map(mean).collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mean_probabilities;
+
+    #[test]
+    fn the_mean_is_that_of_probabilities_and_bears_what_is_impossible() {
+        let one = [0.1f32.ln() + 7.0, 0.9f32.ln() + 7.0, 0.0, f32::MIN];
+        let other = [0.5f32.ln(), 0.5f32.ln(), 0.0, f32::MIN];
+        let found: Vec<f32> = mean_probabilities(&one, &other, 2).iter().map(|z| z.exp()).collect();
+        for (found, expected) in found.iter().zip([0.3, 0.7, 1.0, 0.0]) {
+            assert!((found - expected).abs() < 1e-5, "{found:?} {expected}");
+        }
+    }
 }
