@@ -37,7 +37,11 @@ fn what_is_not_speech_is_forgotten_at_once() {
         let utterance = session.transcribe_utterance(&samples, 0.0).expect("an utterance");
         let carried = utterance.carried.expect("what is carried");
         if samples.iter().all(|sample| *sample == 0.0) {
-            assert_eq!((carried.updates, carried.emitted), (0, Some(Emitted::Unadapted)), "silence teaches nothing");
+            assert_eq!(
+                (carried.updates, carried.emitted),
+                (0, Some(Emitted::Unadapted)),
+                "silence teaches nothing"
+            );
         }
     }
     let set = TestSet::open(root.join("tests/data/librivox.jsonl"), &TestSetOptions::default()).expect("the readings");
@@ -52,5 +56,8 @@ fn what_is_not_speech_is_forgotten_at_once() {
         unadapted += errors(&heard.unadapted_text);
         adapted += errors(&heard.text);
     }
-    assert!(adapted <= unadapted, "{adapted} word errors, and {unadapted} without adaptation");
+    assert!(
+        adapted <= unadapted,
+        "{adapted} word errors, and {unadapted} without adaptation"
+    );
 }

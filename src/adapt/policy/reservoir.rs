@@ -45,7 +45,8 @@ impl Reservoir {
     /// An utterance and the mean probability of its non-blank frames' best symbols. One that is not confident, or in
     /// which nothing was said, is passed over.
     pub(super) fn offer(&mut self, utterance: Remembered, confidence: f64) {
-        if utterance.labels.is_empty() || confidence < self.confidence || self.capacity == 0 {
+        let is_sure = confidence >= self.confidence;
+        if utterance.labels.is_empty() || !is_sure || self.capacity == 0 {
             return;
         }
         self.offered += 1;
