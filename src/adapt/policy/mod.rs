@@ -26,7 +26,7 @@ pub(super) enum Policy<S> {
     /// Nothing is.
     Episodic,
     Csuta(Csuta<S>),
-    Dsuta(Dsuta<S>),
+    Dsuta(Box<Dsuta<S>>),
     Awmc(Awmc<S>),
     Cea(Cea<S>),
     Guarded(Guarded),
@@ -40,8 +40,8 @@ impl<S> Policy<S> {
             Method::Guarded => Self::Guarded(Guarded::default()),
             Method::Cea => Self::Cea(Cea::new(moves)?),
             Method::Csuta => Self::Csuta(Csuta::new(moves)?),
-            Method::Dsuta => Self::Dsuta(Dsuta::new(&config.continual, false, moves)?),
-            Method::Replay => Self::Dsuta(Dsuta::new(&config.continual, true, moves)?),
+            Method::Dsuta => Self::Dsuta(Box::new(Dsuta::new(&config.continual, false, moves)?)),
+            Method::Replay => Self::Dsuta(Box::new(Dsuta::new(&config.continual, true, moves)?)),
             Method::Awmc => Self::Awmc(Awmc::new(config.continual.average, moves)?),
         })
     }
