@@ -20,12 +20,21 @@ pub enum Method {
     /// Anchor, leader and chaser (Lee et al., ASRU 2023): CTC towards the transcripts of the source model and of an
     /// average of the adapted ones.
     Awmc,
+    /// Confidence-weighted entropy, then temporal coherence (Liu, Huang and Wang, EMNLP 2024): episodic.
+    Cea,
+    /// Adapts each utterance from the source model and from a domain state, and emits what evidence without labels favours.
+    Guarded,
+    /// DSUTA whose slow steps also rehearse earlier utterances' confident transcripts, against forgetting.
+    Replay,
 }
 
 impl Method {
     /// Whether it carries what it learned from one utterance to the next.
     pub fn is_continual(self) -> bool {
-        matches!(self, Self::Csuta | Self::Dsuta | Self::Awmc)
+        matches!(
+            self,
+            Self::Csuta | Self::Dsuta | Self::Awmc | Self::Replay | Self::Guarded
+        )
     }
 }
 
@@ -134,6 +143,10 @@ pub struct ContinualConfig {
     pub restore_probability: f64,
     /// How much of AWMC's leader stays at each step.
     pub average: f64,
+    /// Earlier utterances that replay keeps.
+    pub reservoir: usize,
+    /// The mean probability of its non-blank frames' best symbols from which on replay keeps an utterance.
+    pub confidence: f64,
     /// Seed of what is drawn at random.
     pub seed: u64,
 }
@@ -151,6 +164,8 @@ impl Default for ContinualConfig {
             reset: Reset::None,
             restore_probability: 0.0,
             average: 0.999,
+            reservoir: 20,
+            confidence: 0.8,
             seed: 0,
         }
     }
@@ -240,6 +255,30 @@ impl AdaptationConfig {
         }
     }
 
+    /// CEA with the settings of its authors' scripts: ten steps at 2e-5, then ten at ten times that on the norms alone.
+    pub fn cea() -> Self {
+        Self {
+            method: Method::Cea,
+            ..Self::paper()
+        }
+    }
+
+    /// Guarded adaptation: three fast steps from the source model and three from the domain state.
+    pub fn guarded() -> Self {
+        Self {
+            method: Method::Guarded,
+            ..Self::paper().fast()
+        }
+    }
+
+    /// Replay with DSUTA's settings and a reservoir of 20 utterances.
+    pub fn replay() -> Self {
+        Self {
+            method: Method::Replay,
+            ..Self::dsuta()
+        }
+    }
+
     /// AWMC with the settings of its port in DSUTA's code: 2e-4, biases and layer norms, 10 steps.
     pub fn awmc() -> Self {
         Self {
@@ -269,7 +308,8 @@ impl AdaptationConfig {
     pub fn planned_steps(&self) -> usize {
         match self.method {
             Method::None => 0,
-            Method::Suta | Method::Sdpl | Method::Csuta | Method::Dsuta | Method::Awmc => self.steps,
+            Method::Cea => 2 * self.steps,
+            _ => self.steps,
         }
     }
 

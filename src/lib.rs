@@ -15,7 +15,7 @@ mod transcript;
 
 pub use adaptation::{AdaptationConfig, Compatibility, ContinualConfig, Method, ParameterChoice, Reset, Settled};
 pub use recognizer::{Error, ModelInfo, Recognizer, Session};
-pub use transcript::{Carried, Guard, ResetReason, Stopped, Trace, Transcript, Utterance, Word};
+pub use transcript::{Carried, Emitted, Guard, ResetReason, Stopped, Trace, Transcript, Utterance, Word};
 
 /// This crate's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -39,8 +39,24 @@ pub enum ResetReason {
     Dynamic,
     /// The entropy's moving average fell below its floor.
     Collapse,
+    /// The domain state led to a higher loss than the source model did, several times in a row.
+    Evidence,
     /// The state had become, or would have become, infinite or NaN.
     NonFinite,
+}
+
+/// Where a guarded utterance's transcript comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Emitted {
+    /// From the source model as it is: adapting spoiled it, or was not needed.
+    Unadapted,
+    /// From the model adapted from the source model.
+    Source,
+    /// From the model adapted from the domain state.
+    Domain,
+    /// From the mean of those two models' probabilities.
+    Both,
 }
 
 /// What a continual method did around one utterance.
@@ -48,7 +64,8 @@ pub enum ResetReason {
 pub struct Carried {
     /// The utterance's place in its stream, from 1.
     pub position: u64,
-    /// Optimizer steps behind the state that it was adapted to from; 0 is the source model.
+    /// Optimizer steps behind the state that it was adapted to from (with the guarded method, the utterances whose
+    /// solutions it is the average of); 0 is the source model.
     pub updates: u64,
     /// The mean loss of the slow update that followed it, where one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,6 +73,9 @@ pub struct Carried {
     /// How far the buffer's improvement of the loss was from the domain's, in standard errors, where it was compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deviation: Option<f32>,
+    /// Where its transcript comes from, with the guarded method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emitted: Option<Emitted>,
     /// Why the state went back to the source model: after the utterance, or (`non-finite`) before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset: Option<ResetReason>,

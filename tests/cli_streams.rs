@@ -3,6 +3,7 @@
 
 mod cli_support;
 
+use aurist::adapt::StreamState;
 use cli_support::{aurist, clips, json_lines, run_into, tree};
 use predicates::str::contains;
 use serde_json::Value;
@@ -49,7 +50,13 @@ fn outputs(out: &Path) -> Vec<(String, Value)> {
         let text = fs::read_to_string(out.join(&name)).expect("an output");
         (name, what_matters(serde_json::from_str(&text).expect("JSON")))
     };
-    tree(out).into_iter().map(read).collect()
+    names(out).into_iter().map(read).collect()
+}
+
+/// The outputs' names, without what a killed run left half written.
+fn names(out: &Path) -> Vec<String> {
+    let whole = |name: &String| name.ends_with(".json");
+    tree(out).into_iter().filter(whole).collect()
 }
 
 fn options<'a>(more: &[&'a str]) -> Vec<&'a str> {
@@ -228,6 +235,16 @@ fn options_that_contradict_the_method_are_refused() {
         (vec!["--adapt", "dsuta", "--reset", "dynamic:3"], "at least 10"),
         (vec!["--adapt", "dsuta", "--reset", "collapse:0"], "collapse:X"),
         (vec!["--adapt", "dsuta", "--stochastic-restore", "2"], "from 0 to 1"),
+        (
+            vec!["--adapt", "guarded", "--reset", "dynamic"],
+            "--reset needs --adapt dsuta or replay",
+        ),
+        (
+            vec!["--adapt", "dsuta", "--reservoir", "5"],
+            "--reservoir needs --adapt replay",
+        ),
+        (vec!["--adapt", "cea", "--safeguard"], "takes all its steps"),
+        (vec!["--adapt", "cea", "--state", "x"], "--state needs"),
         (vec!["--state", "x"], "--state needs --adapt csuta"),
         (
             vec!["--adapt", "suta", "--stream-by", "all"],
@@ -248,5 +265,42 @@ fn options_that_contradict_the_method_are_refused() {
         let mut command = aurist();
         command.arg("transcribe").arg(&clips()[1]).args(&arguments);
         command.assert().code(2).stderr(contains(message));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stream_that_is_killed_goes_on_from_its_state_as_one_that_was_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let library = library(dir.path(), &["a"], 6);
+    for method in ["guarded", "replay"] {
+        let path = |name: &str| dir.path().join(format!("{name}-{method}"));
+        let (whole, killed) = (path("whole"), path("killed"));
+        let state = |name: &str| path(name).with_extension("safetensors").display().to_string();
+        let (of_whole, of_killed) = (state("whole"), state("killed"));
+        let arguments = ["--adapt", method, "--steps", "1", "-f", "json", "--state"];
+        let options_of_whole = [&arguments[..], &[of_whole.as_str()]].concat();
+        let options_of_killed = [&arguments[..], &[of_killed.as_str()]].concat();
+        assert_eq!(run_into(&whole, &library, &options_of_whole), (6, 0));
+        // SIGKILL as soon as two recordings are done, whatever it is doing then.
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_aurist"))
+            .args(["transcribe", "--progress", "none", "-o"])
+            .args([&killed, &library])
+            .args(&options_of_killed)
+            .spawn()
+            .expect("a child");
+        let done = || if killed.exists() { names(&killed).len() } else { 0 };
+        while done() < 2 && child.try_wait().expect("a state").is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        child.kill().expect("a kill");
+        child.wait().expect("its end");
+        assert!((2..6).contains(&done()), "{method}: it was killed in the middle");
+        let (again, kept) = run_into(&killed, &library, &options_of_killed);
+        assert_eq!(again + kept, 6, "{method}");
+        assert!(kept > 0, "{method}: it went on, and did not begin again");
+        assert!(outputs(&killed) == outputs(&whole), "{method}: the outputs");
+        let carried = |path: &str| StreamState::load(Path::new(path)).expect("a state");
+        assert!(carried(&of_killed) == carried(&of_whole), "{method}: the states");
     }
 }

@@ -8,7 +8,7 @@ use aurist::adapt::{Adapter, Episode, StreamState};
 use aurist::audio::Features;
 use aurist::engine::cpu::CpuBackend;
 use aurist::model::{CtcModel, Vocabulary};
-use aurist::{AdaptationConfig, Compatibility, ContinualConfig, Guard, Reset};
+use aurist::{AdaptationConfig, Compatibility, ContinualConfig, Emitted, Guard, Reset, ResetReason};
 use common::{Golden, largest_difference, repository};
 use std::sync::Arc;
 
@@ -80,8 +80,12 @@ impl Setting {
         }
     }
 
+    fn number(&self, key: &str) -> f64 {
+        self.golden.metadata(key).parse().unwrap()
+    }
+
     fn config(&self, policy: &str) -> AdaptationConfig {
-        let learning_rate: f64 = self.golden.metadata("learning_rate").parse().unwrap();
+        let learning_rate = self.number("learning_rate");
         let with_reset = |reset| AdaptationConfig {
             learning_rate,
             continual: ContinualConfig {
@@ -107,6 +111,32 @@ impl Setting {
                 compatibility: Compatibility::Dsuta,
                 ..with_reset(Reset::None)
             },
+            "dsuta-collapse" => with_reset(Reset::Collapse {
+                below: self.number("collapsed"),
+            }),
+            "dsuta-restore" => {
+                let mut config = with_reset(Reset::None);
+                config.continual.restore_probability = self.number("restored");
+                config
+            }
+            "replay" => {
+                let mut config = AdaptationConfig {
+                    learning_rate,
+                    ..AdaptationConfig::replay()
+                };
+                config.continual.reservoir = self.number("reservoir") as usize;
+                config.continual.confidence = self.number("confidence");
+                config
+            }
+            "cea" => AdaptationConfig {
+                learning_rate,
+                steps: self.number("cea_steps") as usize,
+                ..AdaptationConfig::cea()
+            },
+            "guarded" => AdaptationConfig {
+                learning_rate,
+                ..AdaptationConfig::guarded()
+            },
             "awmc" => AdaptationConfig {
                 learning_rate: learning_rate / 10.0,
                 steps: 3,
@@ -129,7 +159,7 @@ impl Setting {
     }
 }
 
-const POLICIES: [&str; 8] = [
+const POLICIES: [&str; 12] = [
     "csuta",
     "dsuta",
     "dsuta-fixed",
@@ -137,6 +167,10 @@ const POLICIES: [&str; 8] = [
     "dsuta-dynamic",
     "dsuta-dynamic-30",
     "dsuta-compat",
+    "dsuta-collapse",
+    "dsuta-restore",
+    "replay",
+    "cea",
     "awmc",
 ];
 
@@ -161,11 +195,15 @@ fn every_policy_does_what_the_reference_does() {
                 (found / loss - 1.0).abs() < 1e-3,
                 "{policy}: utterance {n}: {found} {loss}"
             );
+            assert_eq!(episode.guard, None);
+            if policy == "cea" {
+                assert_eq!(episode.carried, None, "it carries nothing");
+                continue;
+            }
             let carried = episode.carried.unwrap();
             assert_eq!(carried.position, n as u64 + 1);
             resets.extend(carried.reset.map(|_| carried.position));
             deviations.extend(carried.deviation);
-            assert_eq!(episode.guard, None);
         }
         if policy == "dsuta-oracle" {
             // The oracle's are the caller's.
@@ -174,12 +212,15 @@ fn every_policy_does_what_the_reference_does() {
             expected_resets.clear();
         }
         assert_eq!(resets, expected_resets, "{policy}");
-        if policy.contains("dynamic") {
+        if policy.contains("dynamic") || policy.contains("collapse") {
             assert!(!resets.is_empty(), "{policy} must be put to the test");
+        }
+        if policy.contains("dynamic") {
             let expected = golden.get(&format!("{policy}.deviations"));
             let difference = largest_difference(&deviations, &expected);
             assert!(difference < 0.05, "{policy}: {difference} standard errors");
         }
+        // What an episodic one leaves is the last utterance's.
         adapter.show_carried(&setting.backend);
         let names: Vec<String> = adapter.parameters().names().map(String::from).collect();
         let prefix = format!("{policy}.final.");
@@ -201,6 +242,8 @@ fn a_stream_that_is_stopped_and_resumed_is_one_that_was_not() {
     for (policy, stops) in [
         ("csuta", vec![2]),
         ("dsuta-dynamic-30", vec![3, 23, 37, 45]),
+        ("replay", vec![3, 7, 22]),
+        ("guarded", vec![1, 7]),
         ("awmc", vec![2]),
     ] {
         let (mut whole, mut parts) = (setting.adapter(policy), setting.adapter(policy));
@@ -238,7 +281,7 @@ fn what_is_not_speech_leaves_no_mark() {
             }
         },
     );
-    for policy in ["csuta", "dsuta", "awmc"] {
+    for policy in ["csuta", "dsuta", "replay", "guarded", "awmc"] {
         // Every frame blank, for long.
         let mut deaf = Adapter::new(&setting.backend, silent.clone(), &setting.config(policy)).unwrap();
         for n in 0..20 {
@@ -259,4 +302,78 @@ fn what_is_not_speech_leaves_no_mark() {
             assert!(found.adapted_logits.iter().all(|logit| logit.is_finite()));
         }
     }
+}
+
+/// The guarded method's promises, on the same stream: what it emits is one of three transcripts, from where it says; the
+/// domain state is the average of solutions found from the source model; and it costs no more than it should.
+#[test]
+fn guarded_emits_what_it_says_from_an_average_of_solutions() {
+    let setting = Setting::new();
+    let config = setting.config("guarded");
+    let mut guarded = setting.adapter("guarded");
+    let suta = AdaptationConfig {
+        method: aurist::Method::Suta,
+        ..config.clone()
+    };
+    let mut suta = Adapter::new(&setting.backend, setting.model.clone(), &suta).unwrap();
+    let mut average: Option<Vec<f32>> = None;
+    let (mut emitted, mut behind, mut resets) = ([0; 4], 0, 0);
+    for n in 0..40 {
+        let (alone, episode) = (setting.hear(&mut suta, n), setting.hear(&mut guarded, n));
+        assert_eq!(episode.source_logits, alone.source_logits);
+        let carried = episode.carried.unwrap();
+        assert_eq!((carried.position, carried.updates), (n as u64 + 1, behind), "{n}");
+        assert_eq!(episode.guard, None, "{n}");
+        match carried.emitted.unwrap() {
+            Emitted::Unadapted => assert_eq!(episode.adapted_logits, episode.source_logits),
+            Emitted::Source => assert_eq!(episode.adapted_logits, alone.adapted_logits),
+            Emitted::Domain | Emitted::Both => {
+                assert!(behind > 0, "there is no domain state yet");
+                assert_ne!(episode.adapted_logits, alone.adapted_logits);
+            }
+        }
+        emitted[carried.emitted.unwrap() as usize] += 1;
+        assert!(episode.forwards <= 2 + 2 * config.steps && episode.backwards <= 2 * config.steps);
+        let solution = suta.parameters().values(&setting.backend);
+        if carried.reset.is_some() {
+            (average, behind, resets) = (None, 0, resets + 1);
+        }
+        behind += 1;
+        let comes = 1.0 / (behind as f32).min(10.0);
+        let mean = average.get_or_insert_with(|| solution.clone());
+        mean.iter_mut()
+            .zip(&solution)
+            .for_each(|(mean, value)| *mean += comes * (value - *mean));
+        guarded.show_carried(&setting.backend);
+        assert_eq!(&guarded.parameters().values(&setting.backend), mean, "{n}");
+    }
+    assert!(
+        emitted[1] > 0 && emitted[2] > 0 && emitted[3] > 0 && resets < 4,
+        "both must be put to the test: {emitted:?} {resets}"
+    );
+}
+
+/// A domain state that leads nowhere is dropped after two utterances, and the stream begins again from the source model.
+#[test]
+fn guarded_rolls_back_a_domain_state_that_hurts() {
+    let setting = Setting::new();
+    let mut adapter = setting.adapter("guarded");
+    (0..3).for_each(|n| drop(setting.hear(&mut adapter, n)));
+    let mut state = adapter.state(&setting.backend);
+    // Norms of zeros: every frame says the same.
+    state.tensors.get_mut("domain").unwrap().fill(0.0);
+    state.counts.insert("failures".into(), 0);
+    adapter.resume(&setting.backend, &state).unwrap();
+    let third = setting.hear(&mut adapter, 3).carried.unwrap();
+    assert_eq!((third.reset, third.emitted), (None, Some(Emitted::Source)));
+    let fourth = setting.hear(&mut adapter, 4).carried.unwrap();
+    assert_eq!(
+        (fourth.reset, fourth.emitted),
+        (Some(ResetReason::Evidence), Some(Emitted::Source))
+    );
+    assert_eq!(
+        setting.hear(&mut adapter, 5).carried.unwrap().updates,
+        1,
+        "the fourth's own solution alone"
+    );
 }

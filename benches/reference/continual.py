@@ -2,14 +2,18 @@
 """Continual test-time adaptation in PyTorch, over one stream of short utterances on the tiny wav2vec2 model of
 tests/data/goldens/wav2vec2-base: what the Rust policies are compared with.
 
-CSUTA, DSUTA (Lin, Huang, Lee, EMNLP 2024) without reset, with a reset every 50 utterances, at the true boundaries, and
-with the dynamic reset (K 100 and 30); and AWMC (Lee et al., ASRU 2023) in eval mode, as later work ports it, with 3 steps. Written from the papers
-and from what the authors' published code does where that changes numbers.
+CSUTA, DSUTA (Lin, Huang, Lee, EMNLP 2024) without reset, with a reset every 50 utterances, at the true boundaries,
+with the dynamic reset (K 100 and 30), with SAR's reset on collapse, and with CoTTA's stochastic restore; replay (DSUTA
+whose slow step also rehearses earlier utterances, aurist's own); CEA (Liu, Huang, Wang, EMNLP 2024), episodic, 3 + 3 steps;
+and AWMC (Lee et al., ASRU 2023) in eval mode, as later work ports it, with 3 steps. Written from the papers and from what
+the authors' published code does where that changes numbers.
 
 Writes tests/data/goldens/continual/golden.safetensors; for each POLICY of csuta, dsuta, dsuta-fixed, dsuta-oracle,
-dsuta-dynamic, dsuta-dynamic-30, dsuta-compat (the optimiser's duplicate entries kept), awmc:
+dsuta-dynamic, dsuta-dynamic-30, dsuta-compat (the optimiser's duplicate entries kept), dsuta-collapse, dsuta-restore,
+replay, cea, awmc:
   POLICY.losses                   [N] the loss at each utterance's first step
-  POLICY.final.NAME               every adapted tensor at the stream's end (DSUTA: the slow ones; AWMC: the chaser's)
+  POLICY.final.NAME               every adapted tensor at the stream's end (DSUTA: the slow ones; AWMC: the chaser's; CEA: the last
+                                  utterance's)
   lm_head.bias                    [V] the model's own gives short noise one letter; see `balance`
   POLICY.deviations               [..] the detector's, one a tested buffer (the dynamic ones)
 The metadata has each policy's texts (one JSON list), reset positions (utterances heard, counted from 1), settings and
@@ -29,7 +33,7 @@ import torch
 import transformers
 from torch import nn
 
-from suta import leads_over_blank, objective
+from suta import ENTROPY_WEIGHT, class_confusion, frame_entropy, leads_over_blank, objective
 from wav2vec2_ctc import greedy_labels, greedy_text, listed_parameters, load, normalise, save_golden
 from whisper_ctc import BLANK
 
@@ -38,6 +42,9 @@ BOUNDARIES = [45, 105]  # a domain changes after so many utterances
 BUFFER, FAST_STEPS, PATIENCE, PERIOD = 5, 5, 2, 50
 ALPHA = 0.999
 MASK = (1 << 64) - 1
+COLLAPSED, RESTORED = 3.34, 0.1  # nats that fire a few times on this stream; far above CoTTA's probability
+RESERVOIR, CONFIDENCE = 8, 0.26  # smaller than the defaults, so that this stream overflows it
+CEA_STEPS, CEA_SECOND_RATE, CEA_COHERENCE = 3, 10, 0.3
 
 
 def utterance(n):
@@ -63,6 +70,20 @@ def utterance(n):
         hum = (i * 4 // period % 4 in (0, 1)) * 2 - 1
         samples[i] = sum_ // width * level + (hum * loudness << 20)
     return (samples / float(1 << 25)).astype(np.float32)
+
+
+class Draws:
+    """wyrand (Wang Yi's wyhash 4.2) as the fastrand crate has it, seeded as aurist's policies do."""
+
+    def __init__(self, seed, purpose, turn):
+        self.state = (seed ^ turn * 0x9E3779B97F4A7C15 ^ purpose * 0xD1B54A32D192ED03) & MASK
+
+    def number(self):
+        """In [0, 1)."""
+        self.state = (self.state + 0x2D358DCCAA6C78A5) & MASK
+        product = self.state * (self.state ^ 0x8BB84B93962EACC9)
+        value = ((product & MASK) ^ (product >> 64)) >> 1
+        return value * 2.0**-63 if value * 2.0**-63 < 1.0 else self.number()
 
 
 class Continual:
@@ -139,11 +160,62 @@ def csuta(model, stream, lr):
     return run, texts, losses, [], []
 
 
-def dsuta(model, stream, lr, reset, choose=unique, window=100):
+def ctc(logits, target):
+    """CTC of [T, V] towards a target, summed over its symbols."""
+    assert target, "an empty pseudo-label"
+    lengths = torch.tensor([len(logits)]), torch.tensor([len(target)])
+    log_probabilities = logits.log_softmax(-1)[:, None]
+    return nn.functional.ctc_loss(log_probabilities, torch.tensor([target]), *lengths, blank=BLANK, reduction="sum")
+
+
+@torch.no_grad()
+def restore_some(run, turn):
+    """Each value back to the source model's with a probability, in the order of aurist's store: a convolution's kernel
+    before its input channels."""
+    draws = Draws(0, 0, turn)
+    for name, parameter in run.parameters.items():
+        source = run.source[0][name]
+        order = (0, 2, 1) if parameter.dim() == 3 else tuple(range(parameter.dim()))
+        shape = [parameter.shape[axis] for axis in order]
+        chosen = torch.tensor([draws.number() < RESTORED for _ in range(parameter.numel())]).reshape(shape)
+        chosen = chosen.permute(order)  # the permutation is its own inverse
+        parameter.copy_(torch.where(chosen, source, parameter))
+
+
+class Reservoir:
+    """Algorithm R over the confident utterances of full buffers that were stepped on."""
+
+    def __init__(self):
+        self.offered, self.kept = 0, []
+
+    def offer(self, x, logits):
+        labels = greedy_labels(logits)
+        p, best = logits.softmax(-1).max(-1)
+        if not labels or p[best != BLANK].double().mean() < CONFIDENCE:
+            return
+        self.offered += 1
+        if len(self.kept) < RESERVOIR:
+            self.kept.append((x, labels))
+            return
+        place = int(Draws(0, 1, self.offered).number() * self.offered)
+        if place < RESERVOIR:
+            self.kept[place] = x, labels
+
+    def draw(self, turn):
+        draws, order = Draws(0, 2, turn), list(range(len(self.kept)))
+        count = min(BUFFER, len(order))
+        for place in range(count):
+            other = place + int(draws.number() * (len(order) - place))
+            order[place], order[other] = order[other], order[place]
+        return [self.kept[index] for index in order[:count]]
+
+
+def dsuta(model, stream, lr, reset, choose=unique, window=100, restores=False, reservoir=None):
     run = Continual(model, lambda m: list(choose(m)), lr)
     start = domain = run.snapshot()
     texts, losses, resets, deviations = [], [], [], []
-    buffer, gathered, model_of_loss, failures, last, due = [], [], None, 0, 0, PERIOD
+    buffer, gathered, model_of_loss, failures, last, due, average = [], [], None, 0, 0, PERIOD, None
+    understood, averages = [], []
 
     @torch.no_grad()
     def improvement(x):
@@ -161,6 +233,8 @@ def dsuta(model, stream, lr, reset, choose=unique, window=100):
             run.step(loss)
         texts.append(run.text(x))
         buffer.append(x)
+        if reservoir is not None:
+            understood.append(run.logits(x).detach())
         if n % BUFFER == 0:
             fire = reset == "fixed" and n >= due or reset == "oracle" and n in BOUNDARIES
             if fire and reset == "fixed":
@@ -174,17 +248,32 @@ def dsuta(model, stream, lr, reset, choose=unique, window=100):
                     deviations.append((statistics.mean(values) - mean) / (deviation / math.sqrt(len(values))))
                     failures = failures + 1 if deviations[-1] > 2.0 else 0
                 fire = failures == PATIENCE
+            if reset == "collapse":
+                run.restore(start)
+                with torch.no_grad():
+                    entropy = statistics.mean(objective(run.logits(x_i), TEMPERATURE)[1].item() for x_i in buffer)
+                average = entropy if average is None else 0.9 * average + 0.1 * entropy
+                averages.append(average)
+                fire = average < COLLAPSED
             if fire:
+                average = None
                 start, gathered, model_of_loss, failures, last = run.source, [], None, 0, n
                 resets.append(n)
             else:
                 run.restore(start)
                 run.optimizer.zero_grad()
+                earlier = reservoir.draw(n) if reservoir else []
                 for x_i in buffer:
-                    (run.loss(x_i) / len(buffer)).backward()
+                    (run.loss(x_i) / (len(buffer) + len(earlier))).backward()
+                for x_i, labels in earlier:
+                    (ctc(run.logits(x_i), labels) / len(labels) / (len(buffer) + len(earlier))).backward()
                 run.optimizer.step()
+                if restores:
+                    restore_some(run, n)
                 start = run.snapshot()
-            buffer = []
+                for x_i, logits in zip(buffer, understood):
+                    reservoir.offer(x_i, logits)
+            buffer, understood = [], []
         if reset == "dynamic":
             if n == last + window // 2:
                 domain = start
@@ -193,6 +282,10 @@ def dsuta(model, stream, lr, reset, choose=unique, window=100):
             if n == last + window:
                 assert len(gathered) == window // 2 - 1
                 model_of_loss, gathered = (statistics.mean(gathered), statistics.stdev(gathered)), []
+    if averages:
+        print(f"  averages {min(averages):.4f} .. {max(averages):.4f}, {[round(a, 3) for a in averages]}")
+    if reservoir is not None:
+        print(f"  {reservoir.offered} of {len(stream)} offered to the reservoir")
     run.restore(start)
     return run, texts, losses, resets, deviations
 
@@ -207,12 +300,6 @@ def awmc(model, stream, lr, steps=3):
     def labels(values, x):
         run.restore((values, None), optimizer=False)
         return greedy_labels(run.logits(x))
-
-    def ctc(logits, target):
-        assert target, "an empty pseudo-label"
-        lengths = torch.tensor([len(logits)]), torch.tensor([len(target)])
-        log_probabilities = logits.log_softmax(-1)[:, None]
-        return nn.functional.ctc_loss(log_probabilities, torch.tensor([target]), *lengths, blank=BLANK, reduction="sum")
 
     for x in stream:
         chaser = run.snapshot()[0]
@@ -233,6 +320,40 @@ def awmc(model, stream, lr, steps=3):
     return run, texts, losses, [], []
 
 
+def coherence(features, spoken):
+    """[T, C]: the mean distance of attended features from one frame to the next, over spoken frames."""
+    attended = (features @ features.T).softmax(-1) @ features + features
+    return (attended[1:] - attended[:-1]).norm(dim=-1)[spoken[1:]].mean()
+
+
+def cea(model, stream, lr):
+    """Each utterance from the source model, both optimizers new."""
+    run, texts, losses = Continual(model, unique, lr), [], []
+    norms = {name for name, m in run.model.named_modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))}
+    second_list = [p for name, p in run.parameters.items() if name.rpartition(".")[0] in norms]
+    for x in stream:
+        run.restore(run.source)
+        second = torch.optim.AdamW(second_list, lr=CEA_SECOND_RATE * lr, weight_decay=0.0, foreach=False)
+        for step in range(2 * CEA_STEPS):
+            logits = run.logits(x)
+            spoken = logits.argmax(-1) != BLANK
+            entropy = frame_entropy(logits / TEMPERATURE)
+            if step < CEA_STEPS:
+                term, rest = (entropy.sigmoid() * entropy)[spoken].mean(), 0.0
+            else:
+                features = run.model.wav2vec2.feature_extractor(x[None].to(run.dtype))[0].T
+                term, rest = entropy.mean(), CEA_COHERENCE * coherence(features, spoken)
+            loss = ENTROPY_WEIGHT * term + (1 - ENTROPY_WEIGHT) * class_confusion(logits / TEMPERATURE) + rest
+            if step == 0:
+                losses.append(loss.item())
+            optimizer = run.optimizer if step < CEA_STEPS else second
+            run.model.zero_grad()
+            loss.backward()
+            optimizer.step()
+        texts.append(run.text(x))
+    return run, texts, losses, [], []
+
+
 POLICIES = {
     "csuta": lambda m, s, lr: csuta(m, s, lr),
     "dsuta": lambda m, s, lr: dsuta(m, s, lr, "none"),
@@ -241,6 +362,10 @@ POLICIES = {
     "dsuta-dynamic": lambda m, s, lr: dsuta(m, s, lr, "dynamic"),
     "dsuta-dynamic-30": lambda m, s, lr: dsuta(m, s, lr, "dynamic", window=30),
     "dsuta-compat": lambda m, s, lr: dsuta(m, s, lr, "none", dsuta_list),
+    "dsuta-collapse": lambda m, s, lr: dsuta(m, s, lr, "collapse"),
+    "dsuta-restore": lambda m, s, lr: dsuta(m, s, lr, "none", restores=True),
+    "replay": lambda m, s, lr: dsuta(m, s, lr, "none", reservoir=Reservoir()),
+    "cea": lambda m, s, lr: cea(m, s, lr),
     "awmc": lambda m, s, lr: awmc(m, s, lr),
 }
 
@@ -272,7 +397,8 @@ def main():
     model = load(root / "wav2vec2-base")
     stream = [normalise(torch.from_numpy(utterance(n)).double()) for n in range(UTTERANCES)]
     golden = {"lm_head.bias": balance(model, stream)}
-    metadata = {"torch": torch.__version__, "transformers": transformers.__version__, "learning_rate": str(arguments.lr),
+    metadata = {"collapsed": str(COLLAPSED), "restored": str(RESTORED), "reservoir": str(RESERVOIR),
+                "confidence": str(CONFIDENCE), "cea_steps": str(CEA_STEPS), "torch": torch.__version__, "transformers": transformers.__version__, "learning_rate": str(arguments.lr),
                 "utterances": str(UTTERANCES), "boundaries": json.dumps(BOUNDARIES)}
     for name in arguments.policies:
         lr = arguments.lr / 10 if name == "awmc" else arguments.lr

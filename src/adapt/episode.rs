@@ -157,15 +157,17 @@ impl<B: Backend> Adapter<B> {
             episode.forwards = stepper.take_passes().forwards;
             return Ok(episode);
         }
-        let descent = Descent {
+        let mut descent = Descent {
             config: &self.config,
             last_good: &mut self.last_good,
             kept_steps: &self.kept_steps,
         };
         match &mut self.policy {
             Policy::Episodic => descent.run(&mut stepper, &mut episode),
+            Policy::Cea(cea) => cea.run(&mut stepper, &self.config, &self.kept_steps, &mut episode),
             Policy::Csuta(csuta) => csuta.run(&mut stepper, descent, &mut episode),
             Policy::Dsuta(dsuta) => dsuta.run(&mut stepper, descent, input, &mut episode)?,
+            Policy::Guarded(guarded) => guarded.run(&mut stepper, descent, &mut episode),
             Policy::Awmc(awmc) => awmc.run(&mut stepper, self.config.steps, &mut episode),
         }
         let passes = stepper.take_passes();
@@ -183,7 +185,7 @@ pub(super) struct Descent<'a, B: Backend> {
 
 impl<B: Backend> Descent<'_, B> {
     /// From the present state, whose forward pass was the last.
-    pub(super) fn run(self, stepper: &mut Stepper<'_, B>, episode: &mut Episode) {
+    pub(super) fn run(&mut self, stepper: &mut Stepper<'_, B>, episode: &mut Episode) {
         let steps = self.config.planned_steps();
         let target = match self.config.method {
             Method::Sdpl => greedy_labels(&episode.source_logits, stepper.classes(), stepper.blank()),

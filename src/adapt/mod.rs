@@ -1,5 +1,6 @@
 //! Adaptation: which tensors move, how a step is taken, and the policies that say when.
 
+mod coherence;
 mod ctc_loss;
 mod episode;
 mod parameters;

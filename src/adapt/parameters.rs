@@ -153,6 +153,11 @@ impl<B: Backend> AdaptedParameters<B> {
                 );
             }
         }
+        self.forget_moments(backend);
+    }
+
+    /// An optimizer that has seen nothing; the values stay.
+    pub fn forget_moments(&mut self, backend: &B) {
         for moment in [&mut self.first_moment, &mut self.second_moment] {
             let len = backend.len(moment);
             backend.fill_zero(backend.view_mut(moment, 0..len));
@@ -273,7 +278,16 @@ impl<B: Backend> AdaptedParameters<B> {
 
     /// One optimizer step on every adapted tensor: as many AdamW updates as its multiplicity, all with one gradient.
     pub fn update(&mut self, backend: &B, settings: &AdamW) {
-        for adapted in &self.adapted {
+        self.update_some(backend, settings, |_| true);
+    }
+
+    /// The same on the norms alone.
+    pub fn update_norms(&mut self, backend: &B, settings: &AdamW) {
+        self.update_some(backend, settings, NamedTensor::is_norm);
+    }
+
+    fn update_some(&mut self, backend: &B, settings: &AdamW, moves: impl Fn(&NamedTensor) -> bool) {
+        for adapted in self.adapted.iter().filter(|adapted| moves(&adapted.tensor)) {
             for repeat in 1..=adapted.multiplicity {
                 let range = adapted.range.clone();
                 backend.adamw(
@@ -287,6 +301,12 @@ impl<B: Backend> AdaptedParameters<B> {
             }
         }
         self.step += 1;
+    }
+
+    /// Whether a norm among the convolutions moves.
+    pub fn moves_norms_of_convolutions(&self) -> bool {
+        let is_one = |tensor: &NamedTensor| tensor.is_norm() && tensor.name.contains(".conv_layers.");
+        self.adapted.iter().any(|adapted| is_one(&adapted.tensor))
     }
 
     /// The adapted tensors' names, in the store's order.

@@ -96,6 +96,11 @@ pub(super) trait Moves {
     /// The same, and the gradient of the objective times `weight` is added to what is there. An utterance without a
     /// non-blank frame adds nothing.
     fn accumulate(&mut self, input: &[f32], weight: f64) -> Result<Option<ObjectiveValue>, EngineError>;
+    /// Adds the gradient of CTC towards a transcript, divided by its length, times `weight`; nothing where the
+    /// utterance is too short for it.
+    fn rehearse(&mut self, input: &[f32], labels: &[usize], weight: f64) -> Result<(), EngineError>;
+    /// Symbols of the output.
+    fn classes(&self) -> usize;
     /// Forgets the gradients.
     fn zero_gradients(&mut self);
     /// One optimizer step along the gradients; `false` when it was not taken because one was not finite.
@@ -166,6 +171,20 @@ impl<B: Backend> Stepper<'_, B> {
 
     /// SUTA's objective of the last forward pass; leaves its gradient for [`Stepper::backward`].
     pub(super) fn objective(&mut self) -> ObjectiveValue {
+        let terms = self.bench.terms;
+        self.objective_of(&terms)
+    }
+
+    /// The same of minimum class confusion alone.
+    pub(super) fn class_confusion(&mut self) -> ObjectiveValue {
+        let terms = ObjectiveTerms {
+            entropy_weight: 0.0,
+            ..self.bench.terms
+        };
+        self.objective_of(&terms)
+    }
+
+    fn objective_of(&mut self, terms: &ObjectiveTerms) -> ObjectiveValue {
         let bench = &mut *self.bench;
         let activations = bench.loaded.as_ref().expect(LOADED);
         let shape = Rows {
@@ -175,7 +194,7 @@ impl<B: Backend> Stepper<'_, B> {
         let ([logits], [dlogits]) = bench
             .arena
             .split(self.backend, [activations.logits()], [activations.dlogits()]);
-        self.backend.entropy_mcc(&bench.terms, shape, logits, dlogits)
+        self.backend.entropy_mcc(terms, shape, logits, dlogits)
     }
 
     /// CTC of a target, divided by its length; its gradient takes the place of the objective's.
@@ -201,21 +220,48 @@ impl<B: Backend> Stepper<'_, B> {
     }
 
     fn scale_gradient(&mut self, weight: f64) {
-        let place = self.activations().dlogits();
-        let mut dlogits = vec![0.0; place.len];
-        self.backend
-            .download(self.bench.arena.view(self.backend, place), &mut dlogits);
+        let mut dlogits = self.gradient();
         dlogits.iter_mut().for_each(|d| *d *= weight as f32);
         self.set_gradient(&dlogits);
     }
 
+    /// The objective's gradient with respect to the logits, `[T, V]`.
+    pub(super) fn gradient(&self) -> Vec<f32> {
+        let place = self.activations().dlogits();
+        let mut dlogits = vec![0.0; place.len];
+        self.backend
+            .download(self.bench.arena.view(self.backend, place), &mut dlogits);
+        dlogits
+    }
+
+    /// The convolutions' output, `[T, C]`, and C; `None` where no norm below it moves.
+    pub(super) fn features_below_norms(&self) -> Option<(Vec<f32>, usize)> {
+        let (place, channels) = self.activations().features()?;
+        let moves = self.bench.parameters.moves_norms_of_convolutions();
+        moves.then(|| {
+            let mut features = vec![0.0; place.len];
+            self.backend
+                .download(self.bench.arena.view(self.backend, place), &mut features);
+            (features, channels)
+        })
+    }
+
     /// Adds the parameters' gradients to what is there.
     pub(super) fn backward(&mut self) {
+        self.backward_with(None);
+    }
+
+    /// The same where the objective also has a gradient with respect to the convolutions' output.
+    pub(super) fn backward_with(&mut self, dfeatures: Option<&[f32]>) {
         let bench = &mut *self.bench;
         let activations = bench.loaded.as_ref().expect(LOADED);
-        bench
-            .model
-            .backward(self.backend, &mut bench.parameters, &mut bench.arena, activations);
+        bench.model.backward_with(
+            self.backend,
+            &mut bench.parameters,
+            &mut bench.arena,
+            activations,
+            dfeatures,
+        );
         bench.passes.backwards += 1;
     }
 
@@ -229,14 +275,19 @@ impl<B: Backend> Stepper<'_, B> {
         self.bench.parameters.update(self.backend, optimizer);
     }
 
+    /// The same on the norms alone.
+    pub(super) fn update_norms(&mut self, optimizer: &AdamW) {
+        self.bench.parameters.update_norms(self.backend, optimizer);
+    }
+
+    /// An optimizer that has seen nothing; the values stay.
+    pub(super) fn forget_moments(&mut self) {
+        self.bench.parameters.forget_moments(self.backend);
+    }
+
     /// The optimizer's settings.
     pub(super) fn optimizer(&self) -> AdamW {
         self.bench.optimizer
-    }
-
-    /// Symbols of the output.
-    pub(super) fn classes(&self) -> usize {
-        self.bench.model.config().vocab_size
     }
 
     /// The blank's index.
@@ -296,6 +347,21 @@ impl<B: Backend> Moves for Stepper<'_, B> {
             self.backward();
         }
         Ok(objective)
+    }
+
+    fn rehearse(&mut self, input: &[f32], labels: &[usize], weight: f64) -> Result<(), EngineError> {
+        if self.load(input)? > 0 {
+            self.forward();
+            if self.pseudo_label(labels).is_finite() {
+                self.scale_gradient(weight);
+                self.backward();
+            }
+        }
+        Ok(())
+    }
+
+    fn classes(&self) -> usize {
+        self.bench.model.config().vocab_size
     }
 
     fn zero_gradients(&mut self) {

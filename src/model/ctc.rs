@@ -85,6 +85,15 @@ impl Activations {
         self.dlogits
     }
 
+    /// The convolutions' output `[T, C]` and C, where there are norms among them (wav2vec2's). Valid after a forward pass
+    /// when the convolutions' stages were kept.
+    pub fn features(&self) -> Option<(Slot, usize)> {
+        match &self.frontend {
+            FrontendActivations::Whisper(_) => None,
+            FrontendActivations::Wav2Vec2(a) => Some((a.features(), a.features().len / self.rows)),
+        }
+    }
+
     /// What enters the transformer layers, what each of them gives, and the final norm's output where there is one.
     /// Only with [`KEEP_ALL`], and valid after a forward pass.
     pub fn hidden_states(&self) -> Vec<Slot> {
@@ -241,6 +250,18 @@ impl<B: Backend> CtcModel<B> {
     /// where nothing further down is adapted. Needs the activations of the last forward pass, kept from the lowest
     /// adapted stage.
     pub fn backward(&self, backend: &B, parameters: &mut impl Parameters<B>, arena: &mut Arena<B>, a: &Activations) {
+        self.backward_with(backend, parameters, arena, a, None);
+    }
+
+    /// The same for an objective that also has a gradient with respect to [`Activations::features`].
+    pub fn backward_with(
+        &self,
+        backend: &B,
+        parameters: &mut impl Parameters<B>,
+        arena: &mut Arena<B>,
+        a: &Activations,
+        dfeatures: Option<&[f32]>,
+    ) {
         let lowest = self.lowest_adapted_stage(parameters);
         let Some(head) = &self.output.head else { return };
         head.backward_parameters(backend, parameters, arena, a.rows, a.normed, a.dlogits);
@@ -273,7 +294,7 @@ impl<B: Backend> CtcModel<B> {
                 frontend.backward(backend, parameters, arena, a, streams.0, lowest)
             }
             (Frontend::Wav2Vec2(frontend), FrontendActivations::Wav2Vec2(a)) => {
-                frontend.backward(backend, parameters, arena, a, streams, lowest)
+                frontend.backward(backend, parameters, arena, a, streams, (lowest, dfeatures))
             }
             _ => unreachable!("activations of another model"),
         }

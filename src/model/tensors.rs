@@ -75,6 +75,11 @@ pub struct NamedTensor {
 }
 
 impl NamedTensor {
+    /// Whether it is a norm's weight or bias: a layer norm's, or the norm's over each channel of the first convolution.
+    pub fn is_norm(&self) -> bool {
+        matches!(self.kind, Kind::LayerNormWeight | Kind::LayerNormBias) || self.name.contains(".layer_norm.")
+    }
+
     /// Values in the operand's order → the checkpoint's order.
     pub fn to_checkpoint_order(&self, values: &[f32]) -> Vec<f32> {
         match self.layout {

@@ -283,7 +283,8 @@ impl Wav2Vec2Frontend {
         }
     }
 
-    /// From the output's gradient in the first of two slots, both of which it overwrites.
+    /// From the output's gradient in the first of two slots, both of which it overwrites, down to the `lowest` stage; the
+    /// convolutions' output may have a gradient of its own, on the host.
     pub(super) fn backward<B: Backend>(
         &self,
         backend: &B,
@@ -291,7 +292,7 @@ impl Wav2Vec2Frontend {
         arena: &mut Arena<B>,
         a: &Wav2Vec2Activations,
         (mut stream, mut other): (Slot, Slot),
-        lowest: usize,
+        (lowest, dfeatures): (usize, Option<&[f32]>),
     ) {
         if let Some(norm) = &self.encoder_norm {
             let saved = (a.encoder_norm_input, a.encoder_statistics);
@@ -320,6 +321,13 @@ impl Wav2Vec2Frontend {
             }
             None if below => copy(backend, arena, dx, d.part(0, features.len)),
             None => {}
+        }
+        if let (true, Some(own)) = (below, dfeatures) {
+            let place = d.part(0, features.len);
+            let mut sum = vec![0.0; place.len];
+            backend.download(arena.view(backend, place), &mut sum);
+            sum.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+            backend.upload(&sum, arena.view_mut(backend, place));
         }
         for (index, (layer, slots)) in self.convolutions.iter().zip(&a.convolutions).enumerate().rev() {
             if lowest > index {
@@ -354,7 +362,7 @@ impl Wav2Vec2Frontend {
 
 impl Wav2Vec2Activations {
     /// The last convolution's output.
-    fn features(&self) -> Slot {
+    pub(super) fn features(&self) -> Slot {
         self.convolutions.last().map_or(self.input, |last| last.out)
     }
 }

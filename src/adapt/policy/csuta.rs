@@ -57,7 +57,7 @@ impl<B: Backend> Csuta<Snapshot<B>> {
     pub(in crate::adapt) fn run(
         &mut self,
         stepper: &mut Stepper<'_, B>,
-        descent: Descent<'_, B>,
+        mut descent: Descent<'_, B>,
         episode: &mut Episode,
     ) {
         self.heard += 1;

@@ -1,11 +1,14 @@
 //! DSUTA (Lin, Huang and Lee, EMNLP 2024): a slow state that takes one step on every full buffer of utterances, and from
-//! which each utterance's fast steps start, moments included.
+//! which each utterance's fast steps start, moments included. With a reservoir the slow step also rehearses earlier
+//! utterances' confident transcripts.
 
+use super::reservoir::{Remembered, Reservoir};
 use super::reset::Schedule;
-use super::{PolicyState, start_from};
-use crate::adapt::Snapshot;
+use super::{PolicyState, generator, start_from};
+use crate::adapt::coherence::confidence;
 use crate::adapt::episode::{Descent, Episode};
 use crate::adapt::stepper::{Moves, Stepper};
+use crate::adapt::{Snapshot, greedy_labels};
 use crate::engine::{Backend, EngineError};
 use crate::{Carried, ContinualConfig, Guard, Reset, ResetReason};
 
@@ -20,18 +23,29 @@ pub(in crate::adapt) struct Dsuta<S> {
     domain: Option<S>,
     buffer: Vec<Heard>,
     schedule: Schedule,
+    reservoir: Option<Reservoir>,
 }
 
 /// An utterance that waits for the slow update.
+#[derive(Debug, Clone)]
 struct Heard {
     input: Vec<f32>,
     /// The source model's loss.
     loss: f64,
+    /// What was understood of it, and how sure that is; nothing where nothing is rehearsed.
+    labels: Vec<usize>,
+    confidence: f64,
 }
 
 impl<S> Dsuta<S> {
-    pub(super) fn new<M: Moves<Snapshot = S>>(config: &ContinualConfig, moves: &mut M) -> Result<Self, EngineError> {
+    /// `rehearses`: with a reservoir.
+    pub(super) fn new<M: Moves<Snapshot = S>>(
+        config: &ContinualConfig,
+        rehearses: bool,
+        moves: &mut M,
+    ) -> Result<Self, EngineError> {
         moves.restore_source();
+        let reservoir = rehearses.then(|| Reservoir::new(config.reservoir, config.confidence, config.seed));
         Ok(Self {
             config: config.clone(),
             slow: moves.snapshot()?,
@@ -39,12 +53,16 @@ impl<S> Dsuta<S> {
             domain: None,
             buffer: Vec::new(),
             schedule: Schedule::new(config.reset),
+            reservoir,
         })
     }
 
     pub(super) fn begin<M: Moves<Snapshot = S>>(&mut self, moves: &mut M) {
         self.forget(moves);
         self.schedule = Schedule::new(self.config.reset);
+        if let Some(reservoir) = &mut self.reservoir {
+            reservoir.clear();
+        }
     }
 
     pub(super) fn domain_changed<M: Moves<Snapshot = S>>(&mut self, moves: &mut M) {
@@ -65,19 +83,15 @@ impl<S> Dsuta<S> {
         moves.restore(&self.slow);
     }
 
-    /// The slow side, once an utterance is adapted to; `loss` is the source model's.
+    /// The slow side, once an utterance is adapted to.
     fn finish<M: Moves<Snapshot = S>>(
         &mut self,
         moves: &mut M,
-        input: &[f32],
-        loss: f64,
+        heard: &Heard,
         carried: &mut Carried,
     ) -> Result<(), EngineError> {
         self.schedule.hear();
-        self.buffer.push(Heard {
-            input: input.to_vec(),
-            loss,
-        });
+        self.buffer.push(heard.clone());
         if self.buffer.len() >= self.config.buffer {
             let mut improvements = Vec::new();
             if self.schedule.compares() {
@@ -92,14 +106,19 @@ impl<S> Dsuta<S> {
                 None => self.update(moves, carried)?,
             }
             carried.reset = carried.reset.or(reset);
-            self.buffer.clear();
+            for heard in self.buffer.drain(..) {
+                if let Some(reservoir) = &mut self.reservoir {
+                    let (input, labels) = (heard.input, heard.labels);
+                    reservoir.offer(Remembered { input, labels }, heard.confidence);
+                }
+            }
         }
         if self.schedule.keeps_domain() {
             moves.restore(&self.slow);
             self.domain = Some(moves.snapshot()?);
         }
         if self.schedule.gathers()
-            && let Some(improvement) = self.improvement(moves, input, loss)?
+            && let Some(improvement) = self.improvement(moves, &heard.input, heard.loss)?
         {
             self.schedule.gather(improvement);
         }
@@ -121,11 +140,15 @@ impl<S> Dsuta<S> {
         Ok(difference.filter(|difference| difference.is_finite()))
     }
 
-    /// One step of the slow state along the mean gradient of the buffer.
+    /// One step of the slow state along the mean gradient of the buffer and of what is rehearsed with it.
     fn update<M: Moves<Snapshot = S>>(&mut self, moves: &mut M, carried: &mut Carried) -> Result<(), EngineError> {
         moves.restore(&self.slow);
         moves.zero_gradients();
-        let weight = 1.0 / self.buffer.len() as f64;
+        let rehearsed = match &self.reservoir {
+            Some(reservoir) => reservoir.draw(self.buffer.len(), self.schedule.heard()),
+            None => Vec::new(),
+        };
+        let weight = 1.0 / (self.buffer.len() + rehearsed.len()) as f64;
         let mut spoken = Vec::new();
         for heard in &self.buffer {
             let objective = moves.accumulate(&heard.input, weight)?;
@@ -142,6 +165,9 @@ impl<S> Dsuta<S> {
             carried.reset = Some(ResetReason::Collapse);
             self.forget(moves);
             return Ok(());
+        }
+        for earlier in rehearsed {
+            moves.rehearse(&earlier.input, &earlier.labels, weight)?;
         }
         if !moves.step() {
             return Ok(());
@@ -162,11 +188,10 @@ impl<S> Dsuta<S> {
         if probability <= 0.0 {
             return;
         }
-        let seed = self.config.seed ^ self.schedule.heard().wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let mut generator = fastrand::Rng::with_seed(seed);
+        let mut draws = generator(self.config.seed, 0, self.schedule.heard());
         let mut values = moves.values();
         for (value, source) in values.iter_mut().zip(moves.source_values()) {
-            if generator.f64() < probability {
+            if draws.f64() < probability {
                 *value = source;
             }
         }
@@ -186,6 +211,14 @@ impl<S> Dsuta<S> {
         for (n, heard) in self.buffer.iter().enumerate() {
             state.tensors.insert(format!("buffer.{n}"), heard.input.clone());
         }
+        if let Some(reservoir) = &self.reservoir {
+            reservoir.save(state);
+            for (n, heard) in self.buffer.iter().enumerate() {
+                let labels = heard.labels.iter().map(|&label| label as f64);
+                let values = std::iter::once(heard.confidence).chain(labels).collect();
+                state.statistics.insert(format!("buffer.{n}.understood"), values);
+            }
+        }
     }
 
     pub(super) fn load<M: Moves<Snapshot = S>>(&mut self, moves: &mut M, state: &PolicyState) -> Option<()> {
@@ -200,9 +233,29 @@ impl<S> Dsuta<S> {
         let losses = state.statistics.get("buffer.losses")?;
         let buffered = (0..state.count("buffered")?).zip(losses).map(|(n, loss)| {
             let input = state.tensors.get(&format!("buffer.{n}"))?.clone();
-            Some(Heard { input, loss: *loss })
+            let mut heard = Heard {
+                input,
+                loss: *loss,
+                labels: Vec::new(),
+                confidence: 0.0,
+            };
+            if self.reservoir.is_some() {
+                let understood = state.statistics.get(&format!("buffer.{n}.understood"))?;
+                let (confidence, labels) = understood.split_first()?;
+                heard.confidence = *confidence;
+                heard.labels = labels.iter().map(|&label| label as usize).collect();
+                heard
+                    .labels
+                    .iter()
+                    .all(|&label| label < moves.classes())
+                    .then_some(())?;
+            }
+            Some(heard)
         });
         self.buffer = buffered.collect::<Option<_>>()?;
+        if let Some(reservoir) = &mut self.reservoir {
+            reservoir.load(state, moves.classes())?;
+        }
         moves.upload(&state.snapshot("slow")?, &mut self.slow).then_some(())
     }
 }
@@ -212,7 +265,7 @@ impl<B: Backend> Dsuta<Snapshot<B>> {
     pub(in crate::adapt) fn run(
         &mut self,
         stepper: &mut Stepper<'_, B>,
-        descent: Descent<'_, B>,
+        mut descent: Descent<'_, B>,
         input: &[f32],
         episode: &mut Episode,
     ) -> Result<(), EngineError> {
@@ -231,7 +284,18 @@ impl<B: Backend> Dsuta<Snapshot<B>> {
         };
         descent.run(stepper, episode);
         if source.loss.is_finite() && episode.guard != Some(Guard::NonFinite) {
-            self.finish(stepper, input, source.loss, &mut carried)?;
+            let mut heard = Heard {
+                input: input.to_vec(),
+                loss: source.loss,
+                labels: Vec::new(),
+                confidence: 0.0,
+            };
+            if self.reservoir.is_some() {
+                let (classes, blank) = (stepper.classes(), stepper.blank());
+                heard.labels = greedy_labels(&episode.adapted_logits, classes, blank);
+                heard.confidence = confidence(&episode.adapted_logits, classes, blank);
+            }
+            self.finish(stepper, &heard, &mut carried)?;
         }
         episode.carried = Some(carried);
         Ok(())

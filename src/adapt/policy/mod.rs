@@ -2,8 +2,11 @@
 //! machine over [`Moves`].
 
 mod awmc;
+mod cea;
 mod csuta;
 mod dsuta;
+mod guarded;
+mod reservoir;
 mod reset;
 
 use super::HostSnapshot;
@@ -12,8 +15,10 @@ use super::stepper::{Moves, Stepper};
 use crate::engine::{Backend, EngineError};
 use crate::{AdaptationConfig, Method};
 use awmc::Awmc;
+use cea::Cea;
 use csuta::Csuta;
 use dsuta::Dsuta;
+use guarded::Guarded;
 use std::collections::BTreeMap;
 
 /// What is carried, and how; `S` is a state of the adapted parameters.
@@ -21,8 +26,10 @@ pub(super) enum Policy<S> {
     /// Nothing is.
     Episodic,
     Csuta(Csuta<S>),
-    Dsuta(Dsuta<S>),
+    Dsuta(Box<Dsuta<S>>),
     Awmc(Awmc<S>),
+    Cea(Cea<S>),
+    Guarded(Guarded),
 }
 
 impl<S> Policy<S> {
@@ -30,8 +37,11 @@ impl<S> Policy<S> {
     pub(super) fn new<M: Moves<Snapshot = S>>(config: &AdaptationConfig, moves: &mut M) -> Result<Self, EngineError> {
         Ok(match config.method {
             Method::None | Method::Suta | Method::Sdpl => Self::Episodic,
+            Method::Guarded => Self::Guarded(Guarded::default()),
+            Method::Cea => Self::Cea(Cea::new(moves)?),
             Method::Csuta => Self::Csuta(Csuta::new(moves)?),
-            Method::Dsuta => Self::Dsuta(Dsuta::new(&config.continual, moves)?),
+            Method::Dsuta => Self::Dsuta(Box::new(Dsuta::new(&config.continual, false, moves)?)),
+            Method::Replay => Self::Dsuta(Box::new(Dsuta::new(&config.continual, true, moves)?)),
             Method::Awmc => Self::Awmc(Awmc::new(config.continual.average, moves)?),
         })
     }
@@ -39,10 +49,11 @@ impl<S> Policy<S> {
     /// Back to the start of a stream.
     pub(super) fn begin<M: Moves<Snapshot = S>>(&mut self, moves: &mut M) {
         match self {
-            Self::Episodic => {}
+            Self::Episodic | Self::Cea(_) => {}
             Self::Csuta(csuta) => csuta.begin(moves),
             Self::Dsuta(dsuta) => dsuta.begin(moves),
             Self::Awmc(awmc) => awmc.begin(moves),
+            Self::Guarded(guarded) => guarded.begin(),
         }
     }
 
@@ -56,10 +67,11 @@ impl<S> Policy<S> {
     /// Makes what is carried the present state.
     pub(super) fn show<M: Moves<Snapshot = S>>(&self, moves: &mut M) {
         match self {
-            Self::Episodic => {}
+            Self::Episodic | Self::Cea(_) => {}
             Self::Csuta(csuta) => csuta.show(moves),
             Self::Dsuta(dsuta) => dsuta.show(moves),
             Self::Awmc(awmc) => awmc.show(moves),
+            Self::Guarded(guarded) => guarded.show(moves),
         }
     }
 
@@ -67,10 +79,11 @@ impl<S> Policy<S> {
     pub(super) fn save<M: Moves<Snapshot = S>>(&self, moves: &mut M) -> PolicyState {
         let mut state = PolicyState::default();
         match self {
-            Self::Episodic => {}
+            Self::Episodic | Self::Cea(_) => {}
             Self::Csuta(csuta) => csuta.save(moves, &mut state),
             Self::Dsuta(dsuta) => dsuta.save(moves, &mut state),
             Self::Awmc(awmc) => awmc.save(moves, &mut state),
+            Self::Guarded(guarded) => guarded.save(&mut state),
         }
         state
     }
@@ -78,10 +91,11 @@ impl<S> Policy<S> {
     /// Goes on from what was saved; `None`, half-way, when it lacks something or has another model's lengths.
     pub(super) fn load<M: Moves<Snapshot = S>>(&mut self, moves: &mut M, state: &PolicyState) -> Option<()> {
         match self {
-            Self::Episodic => Some(()),
+            Self::Episodic | Self::Cea(_) => Some(()),
             Self::Csuta(csuta) => csuta.load(moves, state),
             Self::Dsuta(dsuta) => dsuta.load(moves, state),
             Self::Awmc(awmc) => awmc.load(moves, state),
+            Self::Guarded(guarded) => guarded.load(moves, state),
         }
     }
 }
@@ -126,6 +140,13 @@ impl PolicyState {
             step: u32::try_from(self.count(&format!("{name}.step"))?).ok()?,
         })
     }
+}
+
+/// Draws for one purpose, of turn number `turn`. They depend on nothing else, so that a resumed stream makes them again.
+fn generator(seed: u64, purpose: u64, turn: u64) -> fastrand::Rng {
+    fastrand::Rng::with_seed(
+        seed ^ turn.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ purpose.wrapping_mul(0xD1B5_4A32_D192_ED03),
+    )
 }
 
 /// Runs the loaded utterance from a carried state, which becomes the present one. `false`, with the present state

@@ -71,7 +71,7 @@ pub(super) struct RunArguments {
     #[arg(short, long, value_name = "DIR")]
     pub(super) model: Vec<PathBuf>,
 
-    /// Adaptation methods with the model's settings: suta, sdpl, none [default: suta].
+    /// Adaptation methods with the model's settings, as `aurist transcribe --adapt` has them [default: suta].
     #[arg(long, value_name = "METHOD", value_delimiter = ',')]
     pub(super) adapt: Vec<String>,
 

@@ -95,8 +95,10 @@ pub(in crate::cli) struct Arguments {
 #[command(next_help_heading = "Adaptation (defaults are chosen for each model; the JSON output states them)")]
 pub(in crate::cli) struct AdaptationArguments {
     /// Adaptation method: suta (single-utterance test-time adaptation), sdpl (pseudo-label CTC: the model's own
-    /// transcript as the target), or none; or a continual method, which carries what it learned from one recording to
-    /// the next: csuta (no reset ever), dsuta (fast and slow) or awmc (anchor, leader, chaser) [default: suta].
+    /// transcript as the target), cea (confidence-weighted entropy, then temporal coherence), or none; or a continual
+    /// method, which carries what it learned from one recording to the next: guarded (from the source model and from
+    /// what the stream taught, whichever evidence favours), csuta (no reset ever), dsuta (fast and slow), replay (dsuta
+    /// that rehearses what it heard) or awmc (anchor, leader, chaser) [default: suta].
     #[arg(long, value_name = "METHOD", hide_possible_values = true)]
     pub(super) adapt: Option<MethodChoice>,
 
@@ -145,19 +147,23 @@ pub(in crate::cli) struct AdaptationArguments {
     #[arg(long, value_name = "WHOSE", hide_possible_values = true)]
     pub(super) compat: Option<CompatChoice>,
 
-    /// dsuta: when to go back to the source model. none, fixed:N (after N utterances), dynamic or dynamic:K (when a shift
+    /// dsuta, replay: when to go back to the source model. none, fixed:N (after N utterances), dynamic or dynamic:K (when a shift
     /// of domain is detected, learned in K = 100 utterances), oracle (where the directory changes), or collapse:X (when
     /// the entropy falls below X nats) [default: none].
     #[arg(long, value_name = "WHEN", value_parser = reset)]
     pub(super) reset: Option<Reset>,
 
-    /// dsuta: utterances for each step of the slow state [default: 5].
+    /// dsuta, replay: utterances for each step of the slow state [default: 5].
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(super) buffer: Option<u16>,
 
-    /// dsuta: after each slow step, put each value back to the source model's with probability P, as CoTTA with 0.01.
+    /// dsuta, replay: after each slow step, put each value back to the source model's with probability P, as CoTTA with 0.01.
     #[arg(long, value_name = "P", value_parser = probability)]
     pub(super) stochastic_restore: Option<f64>,
+
+    /// replay: earlier utterances that are kept [default: 20].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(super) reservoir: Option<u16>,
 
     /// Continual methods: keep the stream in FILE, and go on from it if it exists; written after each recording.
     #[arg(long, value_name = "FILE")]
@@ -193,8 +199,8 @@ pub(in crate::cli) struct AdaptationArguments {
 impl AdaptationArguments {
     /// Whether the method carries something from one recording to the next.
     pub(super) fn is_continual(&self) -> bool {
-        use MethodChoice::{Awmc, Csuta, Dsuta};
-        matches!(self.adapt, Some(Csuta | Dsuta | Awmc))
+        use MethodChoice::{Awmc, Csuta, Dsuta, Guarded, Replay};
+        matches!(self.adapt, Some(Csuta | Dsuta | Awmc | Replay | Guarded))
     }
 }
 
@@ -214,6 +220,9 @@ pub(super) enum MethodChoice {
     Csuta,
     Dsuta,
     Awmc,
+    Cea,
+    Replay,
+    Guarded,
 }
 
 /// A value of `--compat`.

@@ -4,7 +4,7 @@ use super::arguments::{AdaptationArguments, Arguments, CompatChoice, Device, For
 use super::streams::StreamBy;
 use crate::cli::{Failure, cores};
 use crate::output::Format;
-use crate::{AdaptationConfig, Compatibility, ModelInfo, Recognizer, Reset, Settled};
+use crate::{AdaptationConfig, Compatibility, Method, ModelInfo, Recognizer, Reset, Settled};
 use std::path::{Path, PathBuf};
 
 /// Raised when the same audio, model and settings would give other outputs than before, so that a resumed run
@@ -84,28 +84,20 @@ impl Settings {
 /// The options of continual methods, against each other and the method.
 fn check_continual(typed: &AdaptationArguments) -> Result<(), Failure> {
     let continual = typed.is_continual();
-    let dsuta = typed.adapt == Some(MethodChoice::Dsuta);
+    let replay = typed.adapt == Some(MethodChoice::Replay);
+    let slow = replay || typed.adapt == Some(MethodChoice::Dsuta);
+    let (with_slow, any) = (
+        "--adapt dsuta or replay",
+        "--adapt csuta, dsuta, replay, awmc or guarded",
+    );
+    let restore = typed.stochastic_restore.is_some();
     let needs = [
-        ("--reset", typed.reset.is_some(), dsuta, "--adapt dsuta"),
-        ("--buffer", typed.buffer.is_some(), dsuta, "--adapt dsuta"),
-        (
-            "--stochastic-restore",
-            typed.stochastic_restore.is_some(),
-            dsuta,
-            "--adapt dsuta",
-        ),
-        (
-            "--state",
-            typed.state.is_some(),
-            continual,
-            "--adapt csuta, dsuta or awmc",
-        ),
-        (
-            "--stream-by",
-            typed.stream_by.is_some(),
-            continual,
-            "--adapt csuta, dsuta or awmc",
-        ),
+        ("--reset", typed.reset.is_some(), slow, with_slow),
+        ("--buffer", typed.buffer.is_some(), slow, with_slow),
+        ("--stochastic-restore", restore, slow, with_slow),
+        ("--reservoir", typed.reservoir.is_some(), replay, "--adapt replay"),
+        ("--state", typed.state.is_some(), continual, any),
+        ("--stream-by", typed.stream_by.is_some(), continual, any),
     ];
     if let Some((option, .., method)) = needs.iter().find(|(_, given, has, _)| *given && !has) {
         return Err(Failure::usage(format_args!("{option} needs {method}")));
@@ -116,10 +108,15 @@ fn check_continual(typed: &AdaptationArguments) -> Result<(), Failure> {
         ));
     }
     let shortened = typed.stop_when_settled.is_some() || typed.skip_confident.is_some() || typed.safeguard;
-    if typed.adapt == Some(MethodChoice::Awmc) && shortened {
-        return Err(Failure::usage(
-            "--adapt awmc takes all its steps: leave out --stop-when-settled, --skip-confident and --safeguard",
-        ));
+    let unshortened = match typed.adapt {
+        Some(MethodChoice::Awmc) => Some("awmc"),
+        Some(MethodChoice::Cea) => Some("cea"),
+        _ => None,
+    };
+    if let (Some(method), true) = (unshortened, shortened) {
+        return Err(Failure::usage(format_args!(
+            "--adapt {method} takes all its steps: leave out --stop-when-settled, --skip-confident and --safeguard"
+        )));
     }
     let by_directory = typed.stream_by == Some(StreamBy::Directory);
     if typed.state.is_some() && typed.stream_by.as_ref().is_some_and(|by| *by != StreamBy::All) {
@@ -157,6 +154,13 @@ pub(in crate::cli) fn adaptation(typed: &AdaptationArguments, of_model: Adaptati
         Some(MethodChoice::None) => return AdaptationConfig::none(),
         Some(MethodChoice::Sdpl) => AdaptationConfig::sdpl(),
         Some(MethodChoice::Awmc) => AdaptationConfig::awmc(),
+        Some(MethodChoice::Cea) => with_learning_rate_of(AdaptationConfig::cea(), &of_model, typed.paper),
+        Some(MethodChoice::Replay) => with_learning_rate_of(AdaptationConfig::replay(), &of_model, typed.paper),
+        Some(MethodChoice::Guarded) if typed.paper => AdaptationConfig::guarded(),
+        Some(MethodChoice::Guarded) => AdaptationConfig {
+            method: Method::Guarded,
+            ..of_model.fast()
+        },
         Some(MethodChoice::Csuta) => with_learning_rate_of(AdaptationConfig::csuta(), &of_model, typed.paper),
         Some(MethodChoice::Dsuta) => with_learning_rate_of(AdaptationConfig::dsuta(), &of_model, typed.paper),
         Some(MethodChoice::Suta) | None if typed.paper => AdaptationConfig::paper(),
@@ -172,6 +176,7 @@ pub(in crate::cli) fn adaptation(typed: &AdaptationArguments, of_model: Adaptati
     config.top_layers = typed.top_layers.map(usize::from);
     config.continual.reset = typed.reset.unwrap_or(config.continual.reset);
     config.continual.buffer = typed.buffer.map_or(config.continual.buffer, usize::from);
+    config.continual.reservoir = typed.reservoir.map_or(config.continual.reservoir, usize::from);
     config.continual.restore_probability = typed.stochastic_restore.unwrap_or(0.0);
     if let Some(loss_change) = typed.stop_when_settled {
         let steps = typed.settled_steps.map_or(Settled::default().steps, usize::from);

@@ -13,6 +13,8 @@ struct Fake {
     steps: u32,
     gradient: f64,
     looks: usize,
+    /// The lengths of the transcripts rehearsed.
+    rehearsed: Vec<usize>,
 }
 
 impl Moves for Fake {
@@ -57,6 +59,15 @@ impl Moves for Fake {
         self.gradient += if input[1] == 2.0 { f64::NAN } else { weight };
         self.look(input)
     }
+    fn rehearse(&mut self, input: &[f32], labels: &[usize], weight: f64) -> Result<(), EngineError> {
+        assert_eq!((input[0] as usize, labels), (labels.len(), &vec![1; labels.len()][..]));
+        self.gradient += weight;
+        self.rehearsed.push(labels.len());
+        Ok(())
+    }
+    fn classes(&self) -> usize {
+        32
+    }
     fn zero_gradients(&mut self) {
         self.gradient = 0.0;
     }
@@ -96,8 +107,32 @@ struct Stream {
 impl Stream {
     fn new(config: ContinualConfig) -> Self {
         let mut moves = Fake::default();
-        let dsuta = Dsuta::new(&config, &mut moves).unwrap();
+        let dsuta = Dsuta::new(&config, false, &mut moves).unwrap();
         Self { moves, dsuta }
+    }
+
+    /// With a reservoir of 10.
+    fn rehearsing() -> Self {
+        let config = ContinualConfig {
+            reservoir: 10,
+            ..ContinualConfig::default()
+        };
+        let mut moves = Fake::default();
+        let dsuta = Dsuta::new(&config, true, &mut moves).unwrap();
+        Self { moves, dsuta }
+    }
+
+    /// Hears an utterance of which `length` symbols were understood, with this confidence.
+    fn understand(&mut self, length: usize, confidence: f64) -> Carried {
+        let mut carried = Carried::default();
+        let heard = Heard {
+            input: vec![length as f32, 1.0],
+            loss: 1.0,
+            labels: vec![1; length],
+            confidence,
+        };
+        self.dsuta.finish(&mut self.moves, &heard, &mut carried).unwrap();
+        carried
     }
 
     fn with(reset: Reset) -> Self {
@@ -109,7 +144,13 @@ impl Stream {
 
     fn hear(&mut self, input: [f32; 2]) -> Carried {
         let mut carried = Carried::default();
-        self.dsuta.finish(&mut self.moves, &input, 1.0, &mut carried).unwrap();
+        let heard = Heard {
+            input: input.to_vec(),
+            loss: 1.0,
+            labels: Vec::new(),
+            confidence: 0.0,
+        };
+        self.dsuta.finish(&mut self.moves, &heard, &mut carried).unwrap();
         carried
     }
 
@@ -304,5 +345,42 @@ fn a_saved_stream_goes_on_as_if_nothing_had_been_between() {
         whole.dsuta.save(&mut whole.moves, &mut a);
         second.dsuta.save(&mut second.moves, &mut b);
         assert_eq!(a, b, "stopped at {stop}");
+    }
+}
+
+#[test]
+fn what_is_rehearsed_was_heard_before_and_was_sure() {
+    let mut stream = Stream::rehearsing();
+    for n in 1..=60 {
+        stream.understand(n, if n % 2 == 0 { 1.0 } else { 0.1 });
+        let rehearsed = std::mem::take(&mut stream.moves.rehearsed);
+        // None of the buffer that the step is for: there is nothing earlier at the first.
+        let expected = if n % 5 == 0 { ((n - 5) / 2).min(5) } else { 0 };
+        assert_eq!(rehearsed.len(), expected, "{n}");
+        assert!(
+            rehearsed.iter().all(|&length| length % 2 == 0 && length + 5 <= n),
+            "{rehearsed:?}"
+        );
+    }
+    assert_eq!(stream.dsuta.slow, (12.0, 12), "and a step a buffer");
+}
+
+#[test]
+fn a_saved_rehearsal_goes_on_as_if_nothing_had_been_between() {
+    for stop in [3, 5, 12, 50] {
+        let (mut whole, mut parts) = (Stream::rehearsing(), Stream::rehearsing());
+        for n in 1..=80 {
+            if n == stop {
+                let mut state = PolicyState::default();
+                parts.dsuta.save(&mut parts.moves, &mut state);
+                parts = Stream::rehearsing();
+                parts.dsuta.load(&mut parts.moves, &state).unwrap();
+                whole.moves.rehearsed.clear();
+            }
+            whole.understand(n, 1.0);
+            parts.understand(n, 1.0);
+        }
+        assert_eq!(parts.moves.rehearsed, whole.moves.rehearsed, "stopped at {stop}");
+        assert!(!parts.moves.rehearsed.is_empty());
     }
 }
