@@ -122,7 +122,11 @@ mod gpu {
         let gpu = CudaBackend::new(device).expect("a stream");
         let (t, d) = (sizes.frames, sizes.width);
         let mut rows = Vec::new();
-        for (name, inputs, outputs) in [("linear D to D", d, d), ("linear D to 4D", d, 4 * d), ("linear 4D to D", 4 * d, d)] {
+        for (name, inputs, outputs) in [
+            ("linear D to D", d, d),
+            ("linear D to 4D", d, 4 * d),
+            ("linear 4D to D", 4 * d, d),
+        ] {
             let shape = Linear::new(t, inputs, outputs);
             let lens = [t * inputs, inputs * outputs, outputs];
             let operation = Operation {
@@ -132,7 +136,14 @@ mod gpu {
                 bytes: 4 * (t * inputs + inputs * outputs + t * outputs),
                 flops: 2.0 * (t * inputs * outputs) as f64,
             };
-            row!(rows, sizes, cpu, gpu, operation, |b, v, out| b.linear(shape, v[0], v[1], Some(v[2]), out, false));
+            row!(rows, sizes, cpu, gpu, operation, |b, v, out| b.linear(
+                shape,
+                v[0],
+                v[1],
+                Some(v[2]),
+                out,
+                false
+            ));
         }
         let first = Conv1d {
             padded_frames: 5 * sizes.convolved + 5,
@@ -148,7 +159,14 @@ mod gpu {
             bytes: 4 * first.out_frames() * 512,
             flops: 20.0 * (first.out_frames() * 512) as f64,
         };
-        row!(rows, sizes, cpu, gpu, operation, |b, v, out| b.linear(first.as_linear(), v[0], v[1], None, out, false));
+        row!(rows, sizes, cpu, gpu, operation, |b, v, out| b.linear(
+            first.as_linear(),
+            v[0],
+            v[1],
+            None,
+            out,
+            false
+        ));
         let norm = Rows { rows: t, cols: d };
         let operation = Operation {
             name: "layer norm, dx",
@@ -199,7 +217,10 @@ mod gpu {
             bytes: 16 * t * d,
             flops: 4.0 * (t * t * d) as f64,
         };
-        let (saved, space) = (t * attention.heads, cpu.attention_scratch(attention).max(t * attention.heads));
+        let (saved, space) = (
+            t * attention.heads,
+            cpu.attention_scratch(attention).max(t * attention.heads),
+        );
         row!(rows, sizes, cpu, gpu, operation, |b, v, out| {
             let mut memory = b.zeros(saved + space).expect("memory");
             let slots = [(0, saved), (saved, space)].map(|(offset, len)| aurist::engine::Slot { offset, len });

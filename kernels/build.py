@@ -20,7 +20,7 @@ import signatures
 ROOT = signatures.KERNELS.parent
 ENVIRONMENT = ROOT / "target" / "cuda-env"
 PTX = signatures.KERNELS / "ptx"
-LAUNCH = ROOT / "src" / "engine" / "cuda" / "launch.rs"
+LAUNCH = ROOT / "src" / "engine" / "cuda" / "launch"
 
 # Per architecture: threads, registers, shared memory in bytes and blocks of a multiprocessor; CUDA C++ Programming
 # Guide, "Compute Capabilities". A kilobyte of shared memory a block is the system's.
@@ -70,12 +70,20 @@ def text(nvrtc: ctypes.CDLL, what: str, program: ctypes.c_void_p) -> bytes:
 RUST = {"int": "i32", "long long": "i64", "unsigned": "u32", "float": "f32", "double": "f64"}
 
 
-def launch_functions(kernels: list[signatures.Kernel]) -> str:
+NOTE = "// Made by kernels/build.py from the kernels' signatures; do not edit. CI makes it again and compares."
+
+
+def launch_functions(kernels: list[signatures.Kernel]) -> dict[Path, bytes]:
+    """The generated module: what loads the kernels, and a file of launch functions for each of theirs."""
+    families = {stem: [kernel for kernel in kernels if kernel.file == stem] for stem in dict.fromkeys(k.file for k in kernels)}
     lines = [
-        "// Made by kernels/build.py from the kernels' signatures; do not edit. CI makes it again and compares.",
+        NOTE,
         "",
-        "use super::device::{CudaDevice, Grid, Launcher};",
-        "use super::memory::{View, ViewMut};",
+        "//! The kernels, loaded, and a launch function for each.",
+        "",
+        *(f"mod {stem};" for stem in families),
+        "",
+        "use super::device::CudaDevice;",
         "use cudarc::driver::{CudaFunction, DriverError};",
         "",
         "/// Every kernel, loaded.",
@@ -87,17 +95,33 @@ def launch_functions(kernels: list[signatures.Kernel]) -> str:
         "    /// Loads the embedded PTX; the driver compiles it for its device.",
         "    pub(super) fn load(device: &CudaDevice) -> Result<Self, DriverError> {",
     ]
-    for stem in dict.fromkeys(kernel.file for kernel in kernels):
-        source = f'include_str!("../../../kernels/ptx/{stem}.ptx")'
+    for stem in families:
+        source = f'include_str!("../../../../kernels/ptx/{stem}.ptx")'
         lines.append(f"        let {stem} = device.module({source})?;")
     lines.append("        Ok(Self {")
     for kernel in kernels:
         lines.append(f'            {kernel.name}: device.function(&{kernel.file}, "{kernel.name}", {kernel.shared or 0})?,')
-    lines += ["        })", "    }", "}", "", "#[allow(clippy::too_many_arguments)]", "impl Launcher<'_> {"]
-    for kernel in kernels:
-        lines += launch_function(kernel)
-    lines[-1:] = ["}", ""]
-    return "\n".join(lines)
+    lines += ["        })", "    }", "}", ""]
+    made = {LAUNCH / "mod.rs": rustfmt("\n".join(lines))}
+    for stem, family in families.items():
+        functions = [line for kernel in family for line in launch_function(kernel)][:-1]
+        views = [name for name in ("View", "ViewMut") if any(f" {name}<" in line or f"<{name}<" in line or f"&mut {name}<" in line for line in functions)]
+        lines = [
+            NOTE,
+            "",
+            f"//! Launch functions for `kernels/{stem}.cu`.",
+            "",
+            "use crate::engine::cuda::device::{Grid, Launcher};",
+            f"use crate::engine::cuda::memory::{{{', '.join(views)}}};",
+            "",
+            "#[allow(clippy::too_many_arguments)]",
+            "impl Launcher<'_> {",
+            *functions,
+            "}",
+            "",
+        ]
+        made[LAUNCH / f"{stem}.rs"] = rustfmt("\n".join(lines))
+    return {path: text.encode() for path, text in made.items()}
 
 
 def launch_function(kernel: signatures.Kernel) -> list[str]:
@@ -119,7 +143,7 @@ def launch_function(kernel: signatures.Kernel) -> list[str]:
     shared = "shared" if kernel.shared is None else kernel.shared
     return [
         f"    /// `kernels/{kernel.file}.cu`: blocks of {kernel.threads} threads.",
-        f"    pub(super) fn {kernel.name}(",
+        f"    pub(in crate::engine::cuda) fn {kernel.name}(",
         "        &self,",
         "        grid: Grid,",
         *decided,
@@ -190,10 +214,10 @@ def main() -> None:
     nvrtc = ctypes.CDLL(str(nvidia / "cuda_nvrtc" / "lib" / "libnvrtc.so.12"))
     kernels = signatures.every()
     made = {PTX / f"{path.stem}.ptx": compile_ptx(nvrtc, path) for path in signatures.files()}
-    made[LAUNCH] = rustfmt(launch_functions(kernels)).encode()
+    made.update(launch_functions(kernels))
     if check:
         stale = [path for path, content in made.items() if not path.exists() or path.read_bytes() != content]
-        stale += [path for path in PTX.glob("*") if path not in made]
+        stale += [path for path in [*PTX.glob("*"), *LAUNCH.glob("*")] if path not in made]
         if stale:
             names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
             raise SystemExit(f"not what the kernels give: {names}; run python3 kernels/build.py and commit the result")

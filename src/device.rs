@@ -2,10 +2,10 @@
 
 use crate::AdaptationConfig;
 use crate::adapt::{Adapter, Episode, PolicyState};
-use crate::engine::EngineError;
 use crate::engine::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use crate::engine::cuda::{CudaBackend, CudaDevice, device_count};
+use crate::engine::{Backend, EngineError};
 use crate::model::{CtcModel, ModelConfig, ModelError, ModelFiles};
 use std::sync::Arc;
 
@@ -30,11 +30,11 @@ pub(crate) enum PlacedModel {
 
 /// Does the same to a model, or a worker, on any backend.
 macro_rules! on_any {
-    ($value:expr, $kind:ident, $($parts:pat_param),+ => $body:expr) => {
+    ($value:expr, $kind:ident, $part:ident => $body:expr) => {
         match $value {
-            $kind::Cpu(.., $($parts),+) => $body,
+            $kind::Cpu(.., $part) => $body,
             #[cfg(feature = "cuda")]
-            $kind::Cuda(.., $($parts),+) => $body,
+            $kind::Cuda(.., $part) => $body,
         }
     };
 }
@@ -83,60 +83,67 @@ impl PlacedModel {
             Self::Cpu(model) => {
                 let backend = CpuBackend::new(threads)?;
                 let adapter = Adapter::new(&backend, model.clone(), config)?;
-                Ok(Worker::Cpu(backend, adapter))
+                Ok(Worker::Cpu(Box::new(Work { backend, adapter })))
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(device, model) => {
                 let backend = CudaBackend::new(device)?;
                 let adapter = Adapter::new(&backend, model.clone(), config)?;
-                Ok(Worker::Cuda(backend, adapter))
+                Ok(Worker::Cuda(Box::new(Work { backend, adapter })))
             }
         }
     }
 }
 
 /// A session's backend and its adaptation state.
+pub(crate) struct Work<B: Backend> {
+    backend: B,
+    adapter: Adapter<B>,
+}
+
+/// The same on any backend.
 pub(crate) enum Worker {
-    Cpu(CpuBackend, Adapter<CpuBackend>),
+    Cpu(Box<Work<CpuBackend>>),
     #[cfg(feature = "cuda")]
-    Cuda(CudaBackend, Adapter<CudaBackend>),
+    Cuda(Box<Work<CudaBackend>>),
 }
 
 impl Worker {
     /// See [`Adapter::run`].
     pub(crate) fn run(&mut self, input: &[f32]) -> Result<Episode, EngineError> {
         match self {
-            Self::Cpu(backend, adapter) => {
+            Self::Cpu(work) => {
+                let Work { backend, adapter } = &mut **work;
                 let backend = &*backend;
                 backend.within(|| adapter.run(backend, input))
             }
             #[cfg(feature = "cuda")]
-            Self::Cuda(backend, adapter) => adapter.run(backend, input),
+            Self::Cuda(work) => work.adapter.run(&work.backend, input),
         }
     }
 
     pub(crate) fn begin_stream(&mut self) {
-        on_any!(self, Worker, backend, adapter => adapter.begin_stream(backend));
+        on_any!(self, Worker, work => work.adapter.begin_stream(&work.backend));
     }
 
     pub(crate) fn domain_changed(&mut self) {
-        on_any!(self, Worker, backend, adapter => adapter.domain_changed(backend));
+        on_any!(self, Worker, work => work.adapter.domain_changed(&work.backend));
     }
 
     pub(crate) fn state(&mut self) -> PolicyState {
-        on_any!(self, Worker, backend, adapter => adapter.state(backend))
+        on_any!(self, Worker, work => work.adapter.state(&work.backend))
     }
 
     pub(crate) fn resume(&mut self, state: &PolicyState) -> Option<()> {
-        on_any!(self, Worker, backend, adapter => adapter.resume(backend, state))
+        on_any!(self, Worker, work => work.adapter.resume(&work.backend, state))
     }
 
     pub(crate) fn keep_logits_after(&mut self, steps: &[usize]) {
-        on_any!(self, Worker, _, adapter => adapter.keep_logits_after(steps));
+        on_any!(self, Worker, work => work.adapter.keep_logits_after(steps));
     }
 
     /// See [`crate::adapt::AdaptedParameters::tensors`].
     pub(crate) fn tensors(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-        on_any!(self, Worker, backend, adapter => adapter.parameters().tensors(backend).collect())
+        on_any!(self, Worker, work => work.adapter.parameters().tensors(&work.backend).collect())
     }
 }

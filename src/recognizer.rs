@@ -320,7 +320,7 @@ impl Session {
         if let Some(profile) = &mut self.profile
             && episode.steps > 0
         {
-            profile.add(seconds, self.worker.tensors().into_iter());
+            profile.add(seconds, self.worker.tensors());
         }
         self.trace = self.trace_of(&episode);
         let mut utterance = self.describe(&episode, start, seconds);

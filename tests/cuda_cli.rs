@@ -126,6 +126,14 @@ fn what_is_wrong_with_a_gpu_is_said() {
             .stdout("")
             .stderr(contains(message));
     }
+    let mut doctor = aurist();
+    let report = doctor
+        .env("AURIST_EMULATED_GPU", "devices=2")
+        .args(["doctor", "--json"])
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert_eq!(report["gpus"], serde_json::json!(["emulated GPU 0", "emulated GPU 1"]));
     // The second of two works.
     on("devices=2", "cuda:1").arg(clip()).assert().success();
 }
@@ -137,9 +145,8 @@ fn too_little_memory_for_one_recording_fails_that_one() {
     }
     let out = tempfile::tempdir().unwrap();
     let long = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/cards/005.wav");
-    // The model and its workspaces are some 66 MB and 32 MB; a second of activations is about a megabyte.
-    let mut command = on("memory=PLACE", "cuda:0");
-    command.env("AURIST_EMULATED_GPU", "memory=105000000");
+    // The model takes 33 MB and the session's workspace 34; the shorter recording's activations 3.3 and the longer's 5.8.
+    let mut command = on("memory=71000000", "cuda:0");
     command.args(["-j", "1", "-o"]).arg(out.path()).args([clip(), long]);
     command.assert().code(1).stderr(contains("could not allocate"));
     assert_eq!(tree(out.path()), ["002.txt"]);
@@ -156,7 +163,7 @@ fn a_device_lost_in_mid_run_ends_the_run_and_loses_nothing() {
     for name in ["a.wav", "b.wav", "c.wav"] {
         fs::copy(clip(), library.join(name)).unwrap();
     }
-    // Each takes 60 launches or so: the second is under way when the device goes.
+    // Each takes some 28 launches: the second is under way when the device goes.
     let run = |scene: &str| {
         let mut command = on(scene, "cuda:0");
         command
@@ -165,7 +172,7 @@ fn a_device_lost_in_mid_run_ends_the_run_and_loses_nothing() {
             .arg(&library);
         command.output().unwrap()
     };
-    let output = run("lost_after=90");
+    let output = run("lost_after=40");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("emulated GPU 0 (cuda:0) failed"), "{stderr}");

@@ -78,6 +78,14 @@ pub fn device_count() -> Result<usize, EngineError> {
     }
 }
 
+/// The GPUs' names, in the order of their numbers.
+pub fn device_names() -> Result<Vec<String>, EngineError> {
+    let name = |index| CudaContext::new(index).and_then(|context| context.name());
+    (0..device_count()?)
+        .map(|index| name(index).map_err(|error| EngineError::NoGpu(format!("cuda:{index}: {}", describe(error)))))
+        .collect()
+}
+
 impl CudaDevice {
     /// Opens a GPU, counted from 0 as the driver does, with exact f32 matrix products.
     pub fn open(index: usize) -> Result<Arc<Self>, EngineError> {
