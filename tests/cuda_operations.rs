@@ -283,6 +283,29 @@ fn attention_and_its_gradients_with_and_without_a_relative_bias() {
     }
 }
 
+/// Scores that differ by hundreds from tile to tile: a running maximum that is not one overflows.
+#[test]
+fn attention_with_sharp_scores() {
+    let shape = Attention {
+        frames: 127,
+        heads: 2,
+        head_dim: 16,
+    };
+    let (values, rows) = (shape.frames * shape.width(), shape.frames * shape.heads);
+    let mut qkv = random(3 * values, 1);
+    for queries in qkv.chunks_exact_mut(3 * shape.width()) {
+        queries[..shape.width()].iter_mut().for_each(|q| *q *= 200.0);
+    }
+    compare!("sharp scores", 2e-3, |host| {
+        let qkv = host.put(&qkv);
+        let mut scratch = host.space(host.0.attention_scratch(shape));
+        let (mut out, mut lse) = (host.space(values), host.space(rows));
+        let (into, saved, space) = (out.view_mut(), lse.view_mut(), scratch.view_mut());
+        host.0.attention(shape, qkv.view(), None, into, saved, space);
+        [out, lse].map(|v| v.get()).to_vec()
+    });
+}
+
 #[test]
 fn relative_gates_and_tables_and_their_gradients() {
     for (frames, heads) in [(1, 1), (31, 3), (127, 5)] {
@@ -418,7 +441,7 @@ fn operations_on_stretches_of_a_buffer_leave_the_rest_alone() {
     let (rows, cols) = (33, 47);
     let shape = Rows { rows, cols };
     let (x, weight, bias) = (random(rows * cols, 1), random(cols, 2), random(cols, 3));
-    compare!("stretches".to_string(), 1e-5, |host| {
+    compare!("stretches", 1e-5, |host| {
         let whole = [&x[..], &weight, &bias, &random(200 + 2 * rows + rows * cols, 4)].concat();
         let mut arena = host.put(&whole);
         let slot = |offset, len| aurist::engine::Slot { offset, len };

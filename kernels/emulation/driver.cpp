@@ -7,7 +7,7 @@
 //
 // AURIST_EMULATED_GPU, read at cuInit, sets the scene: comma-separated `devices=N`, `driver=VERSION` (12040 for 12.4),
 // `memory=BYTES` a device, `lost_after=N` launches, `order=ascending|descending|random`, `record=DIRECTORY` (each
-// kernel's first small launch of each shape, for the race check).
+// kernel's first small launches, for the race check).
 #include "driver.h"
 
 #include <cstdio>
@@ -124,13 +124,17 @@ CUresult run_all() {
 void record(const std::string& name, const unsigned (&grid)[3], unsigned threads, unsigned shared,
             const std::vector<std::vector<uint8_t>>& arguments) {
     static std::map<std::string, int> seen;
+    const size_t blocks = (size_t)grid[0] * grid[1] * grid[2];
+    // What is optional decides what a kernel does, so launches that leave out different pointers are different.
+    unsigned absent = 0;
+    for (size_t i = 0; i < arguments.size(); i++) {
+        const std::vector<uint8_t> zero(8, 0);
+        absent |= (arguments[i] == zero) << i;
+    }
     char shape[200];
-    snprintf(shape, sizeof shape, "%s-%u-%u-%u", name.c_str(), grid[0], grid[1], grid[2]);
-    const size_t all = (size_t)grid[0] * grid[1] * grid[2] * threads;
-    // A kernel's first few shapes that have more than one block, and one of a single block.
-    if (all > 2048 || seen[shape] || (seen[name] >= 2 && all > threads) || seen[name] >= 3) return;
-    seen[shape] = 1;
-    seen[name]++;
+    snprintf(shape, sizeof shape, "%s-%x-%u-%u-%u", name.c_str(), absent, grid[0], grid[1], grid[2]);
+    const std::string kind = name + std::to_string(absent) + (blocks > 1 ? " blocks" : "");
+    if (blocks * threads > 1024 || seen[shape]++ || seen[kind]++ >= (blocks > 1 ? 2 : 1)) return;
     FILE* file = fopen((scene.record + "/" + shape + ".launch").c_str(), "wb");
     if (!file) { perror("emulated driver: record"); abort(); }
     fprintf(file, "%s %u %u %u %u %u %zu\n", name.c_str(), grid[0], grid[1], grid[2], threads, shared, arguments.size());

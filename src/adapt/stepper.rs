@@ -2,7 +2,7 @@
 //! gradient, keep a state and go back to one.
 
 use super::{AdaptedParameters, HostSnapshot, Selection, Snapshot, pseudo_label_loss};
-use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Rows};
+use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Pass, Replay, Rows};
 use crate::model::{Activations, CtcModel, KEEP_NOTHING};
 use crate::{AdaptationConfig, Compatibility};
 use std::sync::Arc;
@@ -18,6 +18,8 @@ pub(super) struct Bench<B: Backend> {
     over_time: bool,
     pub(super) parameters: AdaptedParameters<B>,
     arena: Arena<B>,
+    /// For [`Replay`].
+    owner: u64,
     /// What lies below is computed once an utterance, and nothing is kept of it.
     lowest: usize,
     keep_from: usize,
@@ -54,6 +56,7 @@ impl<B: Backend> Bench<B> {
             optimizer: AdamW::suta(config.learning_rate),
             over_time: config.compatibility == Compatibility::Suta,
             arena: Arena::new(backend, 0)?,
+            owner: Replay::new_owner(),
             keep_from: if steps > 0 { lowest } else { KEEP_NOTHING },
             parameters,
             lowest,
@@ -143,10 +146,19 @@ impl<B: Backend> Stepper<'_, B> {
             from,
             lowest,
             passes,
+            owner,
             ..
         } = &mut *self.bench;
         let activations = loaded.as_ref().expect(LOADED);
-        model.forward(self.backend, parameters, arena, activations, *from);
+        let replay = Replay {
+            owner: *owner,
+            pass: Pass::Forward,
+            stage: *from,
+            values: activations.values(),
+        };
+        self.backend.replayable(replay, || {
+            model.forward(self.backend, parameters, arena, activations, *from);
+        });
         *from = *lowest;
         passes.forwards += 1;
     }
@@ -213,9 +225,17 @@ impl<B: Backend> Stepper<'_, B> {
     pub(super) fn backward(&mut self) {
         let bench = &mut *self.bench;
         let activations = bench.loaded.as_ref().expect(LOADED);
-        bench
-            .model
-            .backward(self.backend, &mut bench.parameters, &mut bench.arena, activations);
+        let replay = Replay {
+            owner: bench.owner,
+            pass: Pass::Backward,
+            stage: bench.lowest,
+            values: activations.values(),
+        };
+        self.backend.replayable(replay, || {
+            bench
+                .model
+                .backward(self.backend, &mut bench.parameters, &mut bench.arena, activations);
+        });
         bench.passes.backwards += 1;
     }
 

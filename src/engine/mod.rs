@@ -71,6 +71,37 @@ fn check_split(len: usize, reads: &[Slot], writes: &[Slot]) {
     );
 }
 
+/// Work that is done again and again: for the same value of this the same operations on the same memory, none of which
+/// hands a result to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Replay {
+    /// Whose work it is, of all that use a backend; see [`Replay::new_owner`].
+    pub owner: u64,
+    /// Which of the owner's.
+    pub pass: Pass,
+    /// The stage it starts or ends at.
+    pub stage: usize,
+    /// The input's values, which decide the sizes.
+    pub values: usize,
+}
+
+/// A pass through a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// From a stage up.
+    Forward,
+    /// Down to a stage.
+    Backward,
+}
+
+impl Replay {
+    /// A number that nobody else has.
+    pub fn new_owner() -> u64 {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
 /// A device that runs the operations.
 ///
 /// Memory is handed out as whole buffers of f32; an operation takes read views and write views of them. A buffer's
@@ -90,6 +121,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// failure nothing is computed any more, what is downloaded is NaN, and this says why.
     fn status(&self) -> Result<(), EngineError> {
         Ok(())
+    }
+
+    /// Does work that may have been done before. A device may keep a record of it and replay that.
+    fn replayable(&self, _replay: Replay, work: impl FnOnce()) {
+        work();
     }
 
     /// A zeroed buffer of `len` values.

@@ -114,7 +114,8 @@ macro_rules! compare {
                 let $host = &host;
                 $body
             };
-            $crate::cuda_support::assert_same(&$case, &outputs, &expected, $tolerance);
+            let case: String = $case.into();
+            $crate::cuda_support::assert_same(&case, &outputs, &expected, $tolerance);
         }
     }};
 }

@@ -6,7 +6,7 @@ use super::ops::int;
 use super::{CudaBackend, address_of, lock};
 use crate::engine::{
     AdamW, Attention, Backend, BiasAndGradient, Conv1d, EngineError, GroupedConv1d, Linear, ObjectiveTerms,
-    ObjectiveValue, RelativeBias, Rows, Slot, check_split,
+    ObjectiveValue, RelativeBias, Replay, Rows, Slot, check_split,
 };
 use cudarc::driver::result;
 use cudarc::driver::sys::CUresult;
@@ -32,6 +32,10 @@ impl Backend for CudaBackend {
         }
     }
 
+    fn replayable(&self, replay: Replay, work: impl FnOnce()) {
+        self.replay(replay, work);
+    }
+
     fn zeros(&self, len: usize) -> Result<CudaBuffer, EngineError> {
         if let Some(failure) = &*lock(&self.failure) {
             return Err(failure.clone());
@@ -43,6 +47,7 @@ impl Backend for CudaBackend {
                 len,
             });
         }
+        lock(&self.graphs).forget();
         // SAFETY: filled below before anyone sees it.
         let slice = unsafe { self.stream.alloc::<f32>(len) }.map_err(|error| match error.0 {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => EngineError::OutOfMemory {

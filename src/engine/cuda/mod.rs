@@ -7,6 +7,7 @@
 mod attention;
 mod backend;
 mod device;
+mod graph;
 mod launch;
 mod matmul;
 mod memory;
@@ -18,6 +19,7 @@ pub use memory::{CudaBuffer, View, ViewMut};
 use super::{Backend, EngineError};
 use cudarc::driver::{CudaSlice, CudaStream, DriverError, result, sys};
 use device::{Grid, Launcher, blocks, describe};
+use graph::Graphs;
 use matmul::{Products, WORKSPACE};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -43,6 +45,7 @@ pub struct CudaBackend {
     scratch: Mutex<CudaBuffer>,
     /// Bucket lists on the device, by content: one for each input length of a model with relative positions.
     buckets: Mutex<HashMap<Vec<u32>, CudaSlice<u32>>>,
+    graphs: Mutex<Graphs>,
     failure: Mutex<Option<EngineError>>,
 }
 
@@ -75,6 +78,7 @@ impl CudaBackend {
             workspace: empty(),
             scratch: Mutex::new(empty()),
             buckets: Mutex::new(HashMap::new()),
+            graphs: Mutex::default(),
             failure: Mutex::new(None),
         };
         backend.workspace = backend.zeros(WORKSPACE / 4)?;
@@ -163,6 +167,7 @@ impl CudaBackend {
         let mut known = lock(&self.buckets);
         if !known.contains_key(buckets) {
             if known.len() >= MOST_BUCKETS {
+                lock(&self.graphs).forget();
                 known.clear();
             }
             if self.has_failed() {
