@@ -18,6 +18,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 #if defined(__SANITIZE_ADDRESS__)
 extern "C" void __asan_poison_memory_region(void const volatile*, size_t);
@@ -50,7 +51,12 @@ using Work = std::function<int()>;
 struct Module { std::string image; };
 struct Function { std::string name; int most_shared = 48 * 1024; };
 struct Graph { std::vector<Work> work; };
-struct EmulatedStream { std::deque<Work> queue; Graph* capture = nullptr; };
+struct EmulatedStream {
+    std::deque<Work> queue;
+    Graph* capture = nullptr;
+    int mode = 0;
+    std::thread::id capturer;
+};
 struct Context { int device; };
 
 namespace {
@@ -215,10 +221,12 @@ API cuStreamSynchronize(CUstream s) {
 }
 API cuStreamWaitEvent(CUstream, CUevent, unsigned) { LOCK; return run_all(); }
 API cuStreamIsCapturing(CUstream s, int* c) { *c = s && s->capture ? 1 : 0; return OK; }
-API cuStreamBeginCapture_v2(CUstream s, int) {
+API cuStreamBeginCapture_v2(CUstream s, int mode) {
     LOCK;
     if (!s || s->capture) return CAPTURE_UNSUPPORTED;
     s->capture = new Graph;
+    s->mode = mode;
+    s->capturer = std::this_thread::get_id();
     return OK;
 }
 API cuStreamEndCapture(CUstream s, CUgraph* g) { LOCK; *g = s->capture; s->capture = nullptr; return OK; }
@@ -240,7 +248,11 @@ API cuMemAlloc_v2(CUdeviceptr* p, size_t n) {
     LOCK;
     if (sticky != OK) return sticky;
     if (!n) return INVALID;
-    for (CUstream stream : streams) if (stream->capture) return CAPTURE_UNSUPPORTED;
+    // Not while a capture is under way: of any thread's (mode 0, global) or of this one's (1, thread-local).
+    for (CUstream stream : streams) {
+        const bool forbids = stream->mode == 0 || (stream->mode == 1 && stream->capturer == std::this_thread::get_id());
+        if (stream->capture && forbids) return CAPTURE_UNSUPPORTED;
+    }
     if (n > scene.memory - allocated[device()]) return OUT_OF_MEMORY;
     uint8_t* b = (uint8_t*)aligned_alloc(256, (n + 2 * RED + 255) & ~(size_t)255);
     if (!b) return OUT_OF_MEMORY;
