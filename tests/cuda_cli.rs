@@ -116,6 +116,7 @@ fn what_is_wrong_with_a_gpu_is_said() {
             "it has CUDA 12.2, and 12.4 is needed; update it to 550",
         ),
         ("driver=11040", "cuda:0", "too old"),
+        ("capability=7", "cuda:0", "compute capability 7.0, and 8.0 is needed"),
         ("memory=1000000", "cuda:0", "could not allocate"),
     ] {
         let mut command = on(scene, device);

@@ -6,8 +6,8 @@
 // to a graph. Errors of a launch are sticky, as on a device.
 //
 // AURIST_EMULATED_GPU, read at cuInit, sets the scene: comma-separated `devices=N`, `driver=VERSION` (12040 for 12.4),
-// `memory=BYTES` a device, `lost_after=N` launches, `order=ascending|descending|random`, `record=DIRECTORY` (each
-// kernel's first small launches, for the race check).
+// `capability=MAJOR`, `memory=BYTES` a device, `lost_after=N` launches, `order=ascending|descending|random`,
+// `record=DIRECTORY` (each kernel's first small launches, for the race check).
 #include "driver.h"
 
 #include <cstdio>
@@ -75,7 +75,7 @@ size_t launches = 0;
 int sticky = OK;
 
 struct Scene {
-    int devices = 1, driver = 12080;
+    int devices = 1, driver = 12080, capability = 9;
     size_t memory = 8ull << 30, lost_after = SIZE_MAX;
     std::string record;
 } scene;
@@ -90,6 +90,7 @@ void read_scene() {
         rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
         if (key == "devices") scene.devices = atoi(value.c_str());
         else if (key == "driver") scene.driver = atoi(value.c_str());
+        else if (key == "capability") scene.capability = atoi(value.c_str());
         else if (key == "memory") scene.memory = strtoull(value.c_str(), nullptr, 10);
         else if (key == "lost_after") scene.lost_after = strtoull(value.c_str(), nullptr, 10);
         else if (key == "record") scene.record = value;
@@ -200,7 +201,7 @@ API cuDeviceGetAttribute(int* v, int a, CUdevice) {
         case 8: *v = 48 * 1024; break;                // shared memory a block
         case 10: *v = 32; break;                      // warp size
         case 16: *v = 8; break;                       // multiprocessors
-        case 75: *v = 9; break;                       // compute capability
+        case 75: *v = scene.capability; break;        // compute capability, major
         case 97: *v = 99 * 1024; break;               // opt-in shared memory a block, of the least of the architectures
         default: *v = 0;                              // 115, memory pools: none, so plain cuMemAlloc is used
     }

@@ -13,6 +13,9 @@ use std::sync::Arc;
 /// CUDA 12.4, whose PTX the kernels are in: the driver's version as it states it, and the first driver that has it.
 const OLDEST_DRIVER: (i32, &str) = (12040, "550");
 
+/// What the kernels' PTX is for: Ampere (2020).
+const OLDEST_CAPABILITY: i32 = 8;
+
 /// One GPU, opened: its context and the kernels compiled for it. Shared by all backends on it.
 pub struct CudaDevice {
     pub(super) context: Arc<CudaContext>,
@@ -104,6 +107,13 @@ impl CudaDevice {
         }
         let unusable = |error: DriverError| EngineError::NoGpu(format!("cuda:{index}: {}", describe(error)));
         let context = CudaContext::new(index).map_err(unusable)?;
+        let (major, minor) = context.compute_capability().map_err(unusable)?;
+        if major < OLDEST_CAPABILITY {
+            let name = context.name().map_err(unusable)?;
+            return Err(EngineError::NoGpu(format!(
+                "cuda:{index}: {name} is too old: it has compute capability {major}.{minor}, and {OLDEST_CAPABILITY}.0 is needed"
+            )));
+        }
         // SAFETY: a backend's memory is used in its own stream only, and the weights, which several read, are in place
         // before any of them starts: there is nothing that events would have to order.
         unsafe { context.disable_event_tracking() };
