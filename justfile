@@ -22,6 +22,16 @@ bench *arguments: reference-env
 ops *arguments:
     cargo bench --bench ops -- {{arguments}}
 
+# The CUDA backend on an emulated GPU, as CI does: PTX, tests, sanitizers, races, planted bugs
+gpu-emulated:
+    kernels/check
+
+# The CUDA backend's tests on this machine's GPU, then its operations and adaptation timed, into target/gpu-check.json
+gpu-check:
+    AURIST_GPU_TESTS=1 cargo test --release --test cuda_operations --test cuda_golden --test cuda_cli
+    cargo bench --bench gpu -- --out target/gpu-check.json
+    cat target/gpu-check.json
+
 # Compute the tiny models' golden tensors again, and check the reference against the bundled model's
 goldens: reference-env
     {{python}} benches/reference/goldens.py

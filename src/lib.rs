@@ -5,6 +5,7 @@ mod adaptation;
 pub mod audio;
 pub mod cli;
 pub mod decode;
+mod device;
 pub mod engine;
 pub mod eval;
 pub mod hub;
@@ -14,6 +15,7 @@ mod recognizer;
 mod transcript;
 
 pub use adaptation::{AdaptationConfig, Compatibility, ContinualConfig, Method, ParameterChoice, Reset, Settled};
+pub use device::Device;
 pub use recognizer::{Error, ModelInfo, Recognizer, Session};
 pub use transcript::{Carried, Emitted, Guard, ResetReason, Stopped, Trace, Transcript, Utterance, Word};
 

@@ -1,12 +1,12 @@
 //! The public face: a [`Recognizer`] holds a model, a [`Session`] does the work of one thread of utterances.
 
-use crate::adapt::{Adapter, Episode, LoadedProfile, Profile, StreamError, StreamState};
+use crate::adapt::{Episode, LoadedProfile, Profile, StreamError, StreamState};
 use crate::audio::{Features, SAMPLE_RATE, Segmenter, SegmenterConfig};
 use crate::decode::{Hypothesis, greedy};
-use crate::engine::cpu::CpuBackend;
+use crate::device::{Device, PlacedModel, Worker};
 use crate::engine::{EngineError, ObjectiveValue};
 use crate::model::checkpoint::{Checkpoint, Overlay};
-use crate::model::{CtcModel, Input, ModelError, ModelFiles, Preset, Vocabulary};
+use crate::model::{Input, ModelError, ModelFiles, Preset, Vocabulary};
 use crate::{AdaptationConfig, Guard, Trace, Transcript, Utterance, Word};
 use std::path::Path;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ struct Loaded {
     info: ModelInfo,
     preset: Preset,
     vocabulary: Vocabulary,
-    model: Arc<CtcModel<CpuBackend>>,
+    model: PlacedModel,
     /// Of the model without a profile.
     source_identity: String,
     profile: Option<Arc<LoadedProfile>>,
@@ -91,25 +91,31 @@ pub struct Recognizer {
 impl Recognizer {
     /// Loads a model directory, as Hugging Face or CTranslate2 lay it out; see [`ModelFiles::from_dir`].
     pub fn from_dir(dir: &Path) -> Result<Self, Error> {
-        Self::from_files(ModelFiles::from_dir(dir)?, None)
+        Self::open(Some(dir), None, Device::Cpu)
     }
 
     /// The model in the binary (feature `bundled-model`).
     pub fn bundled() -> Result<Self, Error> {
-        Self::from_files(ModelFiles::bundled()?, None)
+        Self::open(None, None, Device::Cpu)
     }
 
     /// A model (the bundled one where there is no directory) with a profile that [`Recognizer::save_profile`] wrote:
     /// every utterance then starts from the profile.
     pub fn with_profile(dir: Option<&Path>, profile: &Path) -> Result<Self, Error> {
+        Self::open(dir, Some(profile), Device::Cpu)
+    }
+
+    /// A model, the bundled one where there is no directory, with or without a profile, on a device. All else here is
+    /// on the processor.
+    pub fn open(dir: Option<&Path>, profile: Option<&Path>, device: Device) -> Result<Self, Error> {
         let files = match dir {
             Some(dir) => ModelFiles::from_dir(dir)?,
             None => ModelFiles::bundled()?,
         };
-        Self::from_files(files, Some(profile))
+        Self::from_files(files, profile, device)
     }
 
-    fn from_files(mut files: ModelFiles, profile: Option<&Path>) -> Result<Self, Error> {
+    fn from_files(mut files: ModelFiles, profile: Option<&Path>, device: Device) -> Result<Self, Error> {
         let source_identity = files.identity.clone();
         let mut loaded_profile = None;
         if let Some(path) = profile {
@@ -127,15 +133,15 @@ impl Recognizer {
         let Some(vocabulary) = files.vocabulary.clone() else {
             return Err(ModelError::NoHead.into());
         };
-        let model = Arc::new(files.load(&CpuBackend::new(1)?)?);
+        let (identity, name, preset) = (files.identity.clone(), files.name.clone(), files.preset.clone());
+        let model = PlacedModel::load(files, device)?;
         let info = ModelInfo {
-            identity: files.identity,
-            name: files.name,
+            identity,
+            name,
             architecture: model.config().architecture.clone(),
-            parameters: model.weights().parameter_count(),
+            parameters: model.parameter_count(),
             vocabulary: vocabulary.len(),
         };
-        let preset = files.preset;
         Ok(Self {
             loaded: Arc::new(Loaded {
                 info,
@@ -151,6 +157,11 @@ impl Recognizer {
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         &self.loaded.info
+    }
+
+    /// The device that it is on, in words.
+    pub fn device(&self) -> String {
+        self.loaded.model.describe()
     }
 
     /// SUTA with the settings chosen for this model on data (its adaptation.json), or the paper's where nobody chose.
@@ -170,7 +181,7 @@ impl Recognizer {
     }
 
     fn features(&self) -> Features {
-        match self.loaded.model.input() {
+        match self.loaded.model.config().input() {
             Input::LogMel { bands } => Features::log_mel(bands),
             Input::Waveform { normalise } => Features::waveform(normalise),
         }
@@ -207,16 +218,14 @@ impl Recognizer {
         })
     }
 
-    /// A session on `threads` threads (at least 1). It keeps its memory from utterance to utterance.
+    /// A session on `threads` threads (at least 1; a GPU needs none). It keeps its memory from utterance to utterance.
     pub fn session(&self, config: &AdaptationConfig, threads: usize) -> Result<Session, Error> {
-        let backend = CpuBackend::new(threads)?;
-        let adapter = Adapter::new(&backend, self.loaded.model.clone(), config)?;
+        let worker = self.loaded.model.worker(config, threads)?;
         let features = self.features();
         Ok(Session {
             recognizer: self.clone(),
             settings: config.clone(),
-            backend,
-            adapter,
+            worker,
             features,
             profile: None,
             trace: Trace::default(),
@@ -242,8 +251,7 @@ impl Checkpoint for Arc<LoadedProfile> {
 pub struct Session {
     recognizer: Recognizer,
     settings: AdaptationConfig,
-    backend: CpuBackend,
-    adapter: Adapter<CpuBackend>,
+    worker: Worker,
     features: Features,
     profile: Option<Profile>,
     trace: Trace,
@@ -262,30 +270,30 @@ impl Session {
 
     /// Begins a new stream: a continual method goes back to the source model.
     pub fn begin_stream(&mut self) {
-        self.adapter.begin_stream(&self.backend);
+        self.worker.begin_stream();
     }
 
     /// Says that the next utterance is of another domain, for [`crate::Reset::Oracle`].
     pub fn domain_changed(&mut self) {
-        self.adapter.domain_changed(&self.backend);
+        self.worker.domain_changed();
     }
 
     /// What a continual method carries at this moment, to go on from later with [`Session::resume_stream`].
     pub fn stream_state(&mut self) -> StreamState {
-        let policy = self.adapter.state(&self.backend);
+        let policy = self.worker.state();
         StreamState::new(&self.recognizer.info().identity, &self.settings, policy)
     }
 
     /// Goes on from a state made by the same model with the same settings, exactly as if nothing had been between.
     pub fn resume_stream(&mut self, state: &StreamState) -> Result<(), Error> {
         state.check(&self.recognizer.info().identity, &self.settings)?;
-        let resumed = self.adapter.resume(&self.backend, &state.policy);
+        let resumed = self.worker.resume(&state.policy);
         resumed.ok_or(StreamError::Mismatch.into())
     }
 
     /// From now on decodes after each of these numbers of steps too, for [`Session::trace`]; an empty list stops that.
     pub fn trace_steps(&mut self, steps: &[usize]) {
-        self.adapter.keep_logits_after(steps);
+        self.worker.keep_logits_after(steps);
     }
 
     /// What the last utterance's adaptation was like from step to step.
@@ -308,12 +316,11 @@ impl Session {
             });
         }
         let input = self.features.compute(samples);
-        let (backend, adapter) = (&self.backend, &mut self.adapter);
-        let episode = backend.within(|| adapter.run(backend, &input))?;
+        let episode = self.worker.run(&input)?;
         if let Some(profile) = &mut self.profile
             && episode.steps > 0
         {
-            profile.add(seconds, self.adapter.parameters().tensors(&self.backend));
+            profile.add(seconds, self.worker.tensors());
         }
         self.trace = self.trace_of(&episode);
         let mut utterance = self.describe(&episode, start, seconds);

@@ -70,7 +70,6 @@ fn wrong_usage_is_explained_with_exit_code_2() {
         (vec!["--format", "doc"], "txt"),
         (vec!["--format", "txt,json"], "-o DIR"),
         (vec!["--jobs", "0"], "1..=1024"),
-        (vec!["--device", "cuda:0"], "use --device cpu"),
         (vec!["--device", "abacus"], "cuda:N"),
         (vec!["--overwrite"], "--output-dir"),
     ] {

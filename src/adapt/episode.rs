@@ -144,6 +144,8 @@ impl<B: Backend> Adapter<B> {
         stepper.restore_source();
         stepper.forward();
         let source_logits = stepper.logits();
+        // A device that failed gives no numbers, which must not be taken for the model's.
+        backend.status()?;
         let mut episode = Episode {
             frames,
             adapted_logits: source_logits.clone(),
@@ -172,6 +174,7 @@ impl<B: Backend> Adapter<B> {
         }
         let passes = stepper.take_passes();
         (episode.forwards, episode.backwards) = (passes.forwards, passes.backwards);
+        backend.status()?;
         Ok(episode)
     }
 }

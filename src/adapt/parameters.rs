@@ -269,11 +269,10 @@ impl<B: Backend> AdaptedParameters<B> {
         backend.fill_zero(backend.view_mut(&mut self.gradients, 0..len));
     }
 
-    /// Whether every adapted tensor's gradient is finite.
+    /// Whether every adapted tensor's gradient is finite, and that of what shares an operand with one.
     pub fn gradients_are_finite(&self, backend: &B) -> bool {
-        self.adapted
-            .iter()
-            .all(|a| backend.all_finite(backend.view(&self.gradients, a.range.clone())))
+        // One check, which on a GPU is one wait.
+        backend.all_finite(backend.view(&self.gradients, 0..backend.len(&self.gradients)))
     }
 
     /// One optimizer step on every adapted tensor: as many AdamW updates as its multiplicity, all with one gradient.
@@ -287,12 +286,17 @@ impl<B: Backend> AdaptedParameters<B> {
     }
 
     fn update_some(&mut self, backend: &B, settings: &AdamW, moves: impl Fn(&NamedTensor) -> bool) {
-        for adapted in self.adapted.iter().filter(|adapted| moves(&adapted.tensor)) {
-            for repeat in 1..=adapted.multiplicity {
-                let range = adapted.range.clone();
+        // Neighbours that move alike move at once.
+        let alike = |a: &Adapted, b: &Adapted| {
+            a.range.end == b.range.start && a.multiplicity == b.multiplicity && moves(&a.tensor) == moves(&b.tensor)
+        };
+        for run in self.adapted.chunk_by(alike).filter(|run| moves(&run[0].tensor)) {
+            let (first, last) = (&run[0], &run[run.len() - 1]);
+            for repeat in 1..=first.multiplicity {
+                let range = first.range.start..last.range.end;
                 backend.adamw(
                     settings,
-                    self.step * adapted.multiplicity + repeat,
+                    self.step * first.multiplicity + repeat,
                     backend.view_mut(&mut self.values, range.clone()),
                     backend.view(&self.gradients, range.clone()),
                     backend.view_mut(&mut self.first_moment, range.clone()),

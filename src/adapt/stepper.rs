@@ -2,7 +2,7 @@
 //! gradient, keep a state and go back to one.
 
 use super::{AdaptedParameters, HostSnapshot, Selection, Snapshot, pseudo_label_loss};
-use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Rows};
+use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Pass, Replay, Rows};
 use crate::model::{Activations, CtcModel, KEEP_NOTHING};
 use crate::{AdaptationConfig, Compatibility};
 use std::sync::Arc;
@@ -18,6 +18,8 @@ pub(super) struct Bench<B: Backend> {
     over_time: bool,
     pub(super) parameters: AdaptedParameters<B>,
     arena: Arena<B>,
+    /// For [`Replay`].
+    owner: u64,
     /// What lies below is computed once an utterance, and nothing is kept of it.
     lowest: usize,
     keep_from: usize,
@@ -54,6 +56,7 @@ impl<B: Backend> Bench<B> {
             optimizer: AdamW::suta(config.learning_rate),
             over_time: config.compatibility == Compatibility::Suta,
             arena: Arena::new(backend, 0)?,
+            owner: Replay::new_owner(),
             keep_from: if steps > 0 { lowest } else { KEEP_NOTHING },
             parameters,
             lowest,
@@ -148,10 +151,19 @@ impl<B: Backend> Stepper<'_, B> {
             from,
             lowest,
             passes,
+            owner,
             ..
         } = &mut *self.bench;
         let activations = loaded.as_ref().expect(LOADED);
-        model.forward(self.backend, parameters, arena, activations, *from);
+        let replay = Replay {
+            owner: *owner,
+            pass: Pass::Forward,
+            stage: *from,
+            values: activations.values(),
+        };
+        self.backend.replayable(replay, || {
+            model.forward(self.backend, parameters, arena, activations, *from);
+        });
         *from = *lowest;
         passes.forwards += 1;
     }
@@ -255,13 +267,23 @@ impl<B: Backend> Stepper<'_, B> {
     pub(super) fn backward_with(&mut self, dfeatures: Option<&[f32]>) {
         let bench = &mut *self.bench;
         let activations = bench.loaded.as_ref().expect(LOADED);
-        bench.model.backward_with(
-            self.backend,
-            &mut bench.parameters,
-            &mut bench.arena,
-            activations,
-            dfeatures,
-        );
+        let replay = Replay {
+            owner: bench.owner,
+            pass: Pass::Backward,
+            stage: bench.lowest,
+            values: activations.values(),
+        };
+        let mut backward = || {
+            let (parameters, arena) = (&mut bench.parameters, &mut bench.arena);
+            bench
+                .model
+                .backward_with(self.backend, parameters, arena, activations, dfeatures);
+        };
+        match dfeatures {
+            // What comes from the host differs from pass to pass.
+            Some(_) => backward(),
+            None => self.backend.replayable(replay, backward),
+        }
         bench.passes.backwards += 1;
     }
 

@@ -2,7 +2,11 @@
 
 use super::{Exit, Failure, cores};
 use crate::audio::SAMPLE_RATE;
+#[cfg(feature = "cuda")]
+use crate::engine::EngineError;
 use crate::engine::cpu::{CpuBackend, measured_gflops};
+#[cfg(feature = "cuda")]
+use crate::engine::cuda::device_names;
 use crate::{AdaptationConfig, ModelInfo, Recognizer, Utterance, VERSION};
 use clap::Args;
 use serde::Serialize;
@@ -42,7 +46,10 @@ struct Report {
     gflops_one_thread: Option<f64>,
     gflops_all_threads: Option<f64>,
     microphone: bool,
-    gpu: bool,
+    /// The GPUs that `--device cuda:N` can name.
+    gpus: Vec<String>,
+    /// Why there are none.
+    no_gpu: Option<String>,
     nvidia_driver: Option<String>,
     nvidia_library: Option<PathBuf>,
     bundled_model: Option<ModelInfo>,
@@ -86,6 +93,7 @@ fn examine() -> Report {
         gflops_one_thread
     };
     let (bundled_model, self_test) = try_bundled(&mut problems);
+    let (gpus, no_gpu) = gpus();
     Report {
         version: VERSION,
         os: std::env::consts::OS,
@@ -99,7 +107,8 @@ fn examine() -> Report {
         gflops_one_thread,
         gflops_all_threads,
         microphone: false,
-        gpu: false,
+        gpus,
+        no_gpu,
         nvidia_driver: field(Path::new("/proc/driver/nvidia/version"), "NVRM version"),
         nvidia_library: nvidia_library(),
         bundled_model,
@@ -118,6 +127,22 @@ fn gflops(threads: usize, problems: &mut Vec<String>) -> Option<f64> {
             None
         }
     }
+}
+
+/// The GPUs' names, or why there are none.
+#[cfg(feature = "cuda")]
+fn gpus() -> (Vec<String>, Option<String>) {
+    match device_names() {
+        Ok(names) => (names, None),
+        Err(EngineError::NoGpu(why)) => (Vec::new(), Some(why)),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> (Vec<String>, Option<String>) {
+    let why = "this aurist was built without the feature `cuda`";
+    (Vec::new(), Some(why.to_string()))
 }
 
 /// Loads the bundled model and runs it on a synthetic voice, as itself and adapting.
@@ -235,10 +260,14 @@ fn describe(report: &Report) -> String {
     line("microphone", "not in this build yet".to_string());
     line(
         "GPU",
-        match (&report.nvidia_driver, &report.nvidia_library) {
-            (None, None) => "not in this build yet (and no NVIDIA driver found)".to_string(),
-            (Some(driver), _) => format!("not in this build yet (NVIDIA driver found: {driver})"),
-            (None, Some(library)) => format!("not in this build yet (NVIDIA library found: {})", library.display()),
+        match (&report.no_gpu, &report.nvidia_driver) {
+            (None, _) => {
+                let numbered = report.gpus.iter().enumerate();
+                let names: Vec<String> = numbered.map(|(index, name)| format!("cuda:{index} {name}")).collect();
+                names.join(", ")
+            }
+            (Some(why), Some(driver)) => format!("none: {why} (NVIDIA driver: {driver})"),
+            (Some(why), None) => format!("none: {why}"),
         },
     );
     match &report.bundled_model {

@@ -6,6 +6,8 @@
 
 mod arena;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod shapes;
 
 pub use arena::{Arena, ArenaPlan, Slot};
@@ -17,7 +19,7 @@ pub use shapes::{
 use std::ops::Range;
 
 /// What can go wrong on a device.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
     /// The device could not give the memory asked for.
     #[error(
@@ -37,6 +39,67 @@ pub enum EngineError {
         /// The system's reason.
         reason: String,
     },
+    /// A GPU that is not there, or cannot be used.
+    #[error("{0}; use --device cpu to go on without one")]
+    NoGpu(String),
+    /// The device failed in the middle of its work.
+    #[error("the {device} failed ({reason}); what is written is kept: run the same command again, or use --device cpu")]
+    DeviceFailed {
+        /// The device, in words.
+        device: String,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// For a backend's [`Backend::split`]: panics when a slot is outside, or a written one overlaps another.
+fn check_split(len: usize, reads: &[Slot], writes: &[Slot]) {
+    let overlap = |a: &Slot, b: &Slot| a.offset < b.offset + b.len && b.offset < a.offset + a.len;
+    for (index, write) in writes.iter().enumerate() {
+        assert!(
+            !reads.iter().any(|read| overlap(read, write)),
+            "a slot is read and written at once"
+        );
+        assert!(
+            !writes[..index].iter().any(|other| overlap(other, write)),
+            "two written slots overlap"
+        );
+    }
+    assert!(
+        reads.iter().chain(writes).all(|slot| slot.offset + slot.len <= len),
+        "slot outside the arena"
+    );
+}
+
+/// Work that is done again and again: for the same value of this the same operations on the same memory, none of which
+/// hands a result to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Replay {
+    /// Whose work it is, of all that use a backend; see [`Replay::new_owner`].
+    pub owner: u64,
+    /// Which of the owner's.
+    pub pass: Pass,
+    /// The stage it starts or ends at.
+    pub stage: usize,
+    /// The input's values, which decide the sizes.
+    pub values: usize,
+}
+
+/// A pass through a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// From a stage up.
+    Forward,
+    /// Down to a stage.
+    Backward,
+}
+
+impl Replay {
+    /// A number that nobody else has.
+    pub fn new_owner() -> u64 {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
 }
 
 /// A device that runs the operations.
@@ -53,6 +116,17 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// The device in words, for logs and `aurist doctor`.
     fn describe(&self) -> String;
+
+    /// Waits for all that was asked for, and says whether it was done. An operation does not fail by itself: after a
+    /// failure nothing is computed any more, what is downloaded is NaN, and this says why.
+    fn status(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Does work that may have been done before. A device may keep a record of it and replay that.
+    fn replayable(&self, _replay: Replay, work: impl FnOnce()) {
+        work();
+    }
 
     /// A zeroed buffer of `len` values.
     fn zeros(&self, len: usize) -> Result<Self::Buffer, EngineError>;

@@ -75,6 +75,11 @@ impl Activations {
         self.rows
     }
 
+    /// Values of the input.
+    pub fn values(&self) -> usize {
+        self.values
+    }
+
     /// `[T, V]`
     pub fn logits(&self) -> Slot {
         self.logits

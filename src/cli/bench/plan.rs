@@ -6,7 +6,7 @@ use crate::audio::mix::{Condition, Mixer, MixerCompatibility, NamedStream, Prepa
 use crate::cli::Failure;
 use crate::cli::transcribe::load_model;
 use crate::eval::testset::{TestSet, TestSetOptions, TestUtterance};
-use crate::{AdaptationConfig, Recognizer};
+use crate::{AdaptationConfig, Device, Recognizer};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -302,11 +302,11 @@ fn open_sets(typed: &RunArguments) -> Result<Vec<TestSet>, Failure> {
 
 fn models(dirs: &[PathBuf]) -> Result<Vec<Recognizer>, Failure> {
     if dirs.is_empty() {
-        return Ok(vec![load_model(None, None)?]);
+        return Ok(vec![load_model(None, None, Device::Cpu)?]);
     }
     let mut models: Vec<Recognizer> = Vec::new();
     for dir in dirs {
-        let model = load_model(Some(dir), None)?;
+        let model = load_model(Some(dir), None, Device::Cpu)?;
         if models
             .iter()
             .all(|other| other.info().identity != model.info().identity)

@@ -3,7 +3,7 @@
 use super::streams::StreamBy;
 use crate::cli::EXIT_CODES;
 use crate::output::Format;
-use crate::{ParameterChoice, Reset};
+use crate::{Device, ParameterChoice, Reset};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -77,8 +77,8 @@ pub(in crate::cli) struct Arguments {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) jobs: Option<u16>,
 
-    /// Where to compute: cpu, auto (the best this build has) or cuda:N.
-    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    /// Where to compute: cpu, cuda:N (an NVIDIA GPU) or auto (cuda:0 where it can be used, else cpu).
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
     pub(super) device: Device,
 
     /// Progress on standard error. auto: a bar on a terminal, else errors and the summary only; plain: a line
@@ -239,14 +239,6 @@ pub(in crate::cli) enum ProgressChoice {
     Plain,
     Json,
     None,
-}
-
-/// A value of `--device`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Device {
-    Cpu,
-    Auto,
-    Cuda(u32),
 }
 
 fn formats() -> impl TypedValueParser<Value = FormatChoice> {

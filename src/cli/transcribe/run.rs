@@ -57,7 +57,8 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
         Some(root) => Destination::Directory(Box::new(OutputDir::open(root, &found.inputs, &settings)?)),
         None => Destination::Stdout(settings.formats[0], !settings.unlabelled()),
     };
-    let recognizer = settings::load_model(settings.model.as_deref(), settings.adaptation.load_adapted.as_deref())?;
+    let profile = settings.adaptation.load_adapted.as_deref();
+    let recognizer = settings::load_model(settings.model.as_deref(), profile, settings.device)?;
     let (events, incoming) = channel();
     let signals = events.clone();
     let interrupt = Interrupt::listen(move || {

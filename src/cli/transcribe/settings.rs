@@ -1,10 +1,12 @@
 //! What the arguments mean: checked against each other, with the defaults filled in.
 
-use super::arguments::{AdaptationArguments, Arguments, CompatChoice, Device, FormatChoice, MethodChoice};
+use super::arguments::{AdaptationArguments, Arguments, CompatChoice, FormatChoice, MethodChoice};
 use super::streams::StreamBy;
 use crate::cli::{Failure, cores};
+use crate::engine::EngineError;
+use crate::model::ModelError;
 use crate::output::Format;
-use crate::{AdaptationConfig, Compatibility, Method, ModelInfo, Recognizer, Reset, Settled};
+use crate::{AdaptationConfig, Compatibility, Device, Error, Method, ModelInfo, Recognizer, Reset, Settled};
 use std::path::{Path, PathBuf};
 
 /// Raised when the same audio, model and settings would give other outputs than before, so that a resumed run
@@ -22,6 +24,7 @@ pub(super) struct Settings {
     pub(super) formats: Vec<Format>,
     pub(super) output_dir: Option<PathBuf>,
     pub(super) overwrite: bool,
+    pub(super) device: Device,
     pub(super) adaptation: AdaptationArguments,
     jobs: Option<usize>,
 }
@@ -29,11 +32,6 @@ pub(super) struct Settings {
 impl Settings {
     /// What `typed` means.
     pub(super) fn resolve(typed: Arguments) -> Result<Self, Failure> {
-        if let Device::Cuda(index) = typed.device {
-            return Err(Failure::usage(format_args!(
-                "--device cuda:{index}: this build has no CUDA backend yet; use --device cpu"
-            )));
-        }
         let formats = distinct_formats(&typed.format);
         if typed.output_dir.is_none() && formats.len() > 1 {
             return Err(Failure::usage(
@@ -62,6 +60,7 @@ impl Settings {
             formats,
             output_dir: typed.output_dir,
             overwrite: typed.overwrite,
+            device: typed.device,
             adaptation: typed.adaptation,
             jobs: typed.jobs.map(usize::from),
         })
@@ -236,16 +235,16 @@ pub(super) fn settings_key(model: &ModelInfo, config: &AdaptationConfig) -> Stri
     blake3::hash(parts.to_string().as_bytes()).to_hex().to_string()
 }
 
-/// Loads the model that was asked for, with the profile that was asked for.
-pub(in crate::cli) fn load_model(dir: Option<&Path>, profile: Option<&Path>) -> Result<Recognizer, Failure> {
+/// Loads the model that was asked for, with the profile that was asked for, onto the device that was asked for.
+pub(in crate::cli) fn load_model(
+    dir: Option<&Path>,
+    profile: Option<&Path>,
+    device: Device,
+) -> Result<Recognizer, Failure> {
     let dir = dir.map(crate::cli::models::resolve).transpose()?;
     let dir = dir.as_deref();
-    let loaded = match (dir, profile) {
-        (dir, Some(profile)) => Recognizer::with_profile(dir, profile),
-        (Some(dir), None) => Recognizer::from_dir(dir),
-        (None, None) => Recognizer::bundled(),
-    };
-    loaded.map_err(|error| match dir {
+    Recognizer::open(dir, profile, device).map_err(|error| match dir {
+        _ if matches!(error, Error::Model(ModelError::Engine(EngineError::NoGpu(_)))) => Failure::failed(error),
         Some(dir) => Failure::failed(format_args!("model {}: {error}", dir.display())),
         None => Failure::failed(format_args!("bundled model: {error}")),
     })

@@ -6,10 +6,11 @@ use super::outputs::{OutputDir, WriteError};
 use super::queue::Queue;
 use super::streams::{self, Course, Stream};
 use crate::adapt::Profile;
-use crate::audio::{AudioReader, SAMPLE_RATE, Segment};
+use crate::audio::{AudioError, AudioReader, SAMPLE_RATE, Segment};
 use crate::cli::interrupt::Interrupt;
+use crate::engine::EngineError;
 use crate::output::{Document, Format};
-use crate::{AdaptationConfig, Recognizer, Session, Transcript, VERSION};
+use crate::{AdaptationConfig, Error, Recognizer, Session, Transcript, VERSION};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -324,7 +325,8 @@ fn process(
     let (transcript, warnings) = match transcribe(job, index, input, session, events) {
         Ok(Some(transcribed)) => transcribed,
         Ok(None) => return Outcome::Interrupted,
-        Err(message) => return Outcome::Failed(message),
+        Err(Trouble::Recording(message)) => return Outcome::Failed(message),
+        Err(Trouble::Device(message)) => return Outcome::Fatal(message),
     };
     if let Some(Ok(mut profile)) = job.profile.as_ref().map(Mutex::lock) {
         profile.merge(session.take_profile());
@@ -373,6 +375,20 @@ fn process(
     }))
 }
 
+/// Why a recording has no transcript.
+enum Trouble {
+    /// It, or what it takes, is at fault; the next may do.
+    Recording(String),
+    /// No other would do any better.
+    Device(String),
+}
+
+impl From<AudioError> for Trouble {
+    fn from(error: AudioError) -> Self {
+        Self::Recording(error.to_string())
+    }
+}
+
 /// BLAKE3 of a recording's bytes, hexadecimal; `None` for what can be read only once.
 fn content_hash(source: &Source) -> std::io::Result<Option<String>> {
     match source {
@@ -397,17 +413,17 @@ fn transcribe(
     input: &Input,
     session: &mut Session,
     events: &Sender<Event>,
-) -> Result<Option<(Transcript, Vec<String>)>, String> {
+) -> Result<Option<(Transcript, Vec<String>)>, Trouble> {
     let opened = match &input.source {
         Source::File(path) => AudioReader::open(path),
         Source::Stdin => AudioReader::from_stdin(),
     };
-    let mut reader = opened.map_err(|error| error.to_string())?;
+    let mut reader = opened?;
     let length = reader.duration_hint().filter(|length| *length > 0.0);
     let mut segmenter = job.recognizer.segmenter();
     let mut transcript = Transcript::default();
     let mut samples = 0_usize;
-    while let Some(chunk) = reader.next_chunk().map_err(|error| error.to_string())? {
+    while let Some(chunk) = reader.next_chunk()? {
         samples += chunk.len();
         if !recognize(job, session, &segmenter.push(&chunk), &mut transcript)? {
             return Ok(None);
@@ -435,16 +451,17 @@ fn recognize(
     session: &mut Session,
     segments: &[Segment],
     transcript: &mut Transcript,
-) -> Result<bool, String> {
+) -> Result<bool, Trouble> {
     for segment in segments {
         if job.interrupt.is_set() {
             return Ok(false);
         }
         let start = seconds(segment.start);
         let utterance = session.transcribe_utterance(&segment.samples, start);
-        transcript
-            .utterances
-            .push(utterance.map_err(|error| format!("at {start:.1} s: {error}"))?);
+        transcript.utterances.push(utterance.map_err(|error| match error {
+            Error::Engine(EngineError::DeviceFailed { .. }) => Trouble::Device(error.to_string()),
+            error => Trouble::Recording(format!("at {start:.1} s: {error}")),
+        })?);
     }
     Ok(!job.interrupt.is_set())
 }

@@ -111,24 +111,7 @@ impl Backend for CpuBackend {
         reads: [Slot; R],
         writes: [Slot; W],
     ) -> ([&'a [f32]; R], [&'a mut [f32]; W]) {
-        let overlap = |a: &Slot, b: &Slot| a.offset < b.offset + b.len && b.offset < a.offset + a.len;
-        for (index, write) in writes.iter().enumerate() {
-            assert!(
-                !reads.iter().any(|read| overlap(read, write)),
-                "a slot is read and written at once"
-            );
-            assert!(
-                !writes[..index].iter().any(|other| overlap(other, write)),
-                "two written slots overlap"
-            );
-        }
-        assert!(
-            reads
-                .iter()
-                .chain(&writes)
-                .all(|slot| slot.offset + slot.len <= buffer.len()),
-            "slot outside the arena"
-        );
+        super::check_split(buffer.len(), &reads, &writes);
         let start = buffer.as_mut_ptr();
         // SAFETY: every slot lies inside the buffer, no written slot overlaps another slot, and the buffer stays
         // mutably borrowed for as long as the parts live.

@@ -1,0 +1,111 @@
+// A stand-in for libcublasLt.so.12 over the emulated driver, for tests only: column-major f32 products with a bias
+// epilogue. Refuses what cuBLASLt's documentation refuses: leading dimensions below a matrix's rows (they must not
+// overlap), descriptors that do not fit together, pointers less aligned than the preference promised.
+#include "driver.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+enum { OK = 0, INVALID = 7, NOT_SUPPORTED = 15 };
+enum { EPILOGUE_DEFAULT = 1, EPILOGUE_BIAS = 4 };
+enum { COMPUTE_32F = 68, COMPUTE_32F_FAST_16BF = 75, COMPUTE_32F_FAST_TF32 = 77 };
+
+struct Layout { uint64_t rows, cols; int64_t ld; };
+struct Description { int compute, trans_a = 0, trans_b = 0, epilogue = EPILOGUE_DEFAULT; const float* bias = nullptr; };
+struct Preference { uint64_t workspace = 0; uint32_t alignment[4] = {256, 256, 256, 256}; };
+// What an algorithm was chosen for.
+struct Algorithm { uint64_t magic, m, n, k; uint32_t alignment[4]; uint64_t rest[2]; };
+static_assert(sizeof(Algorithm) == 64, "cublasLtMatmulAlgo_t");
+struct Result { Algorithm algorithm; size_t workspace; int state; float waves; int reserved[4]; };
+
+#define API extern "C" __attribute__((visibility("default"))) int
+API cublasLtCreate(void** h) { *h = malloc(1); return OK; }
+API cublasLtDestroy(void* h) { free(h); return OK; }
+API cublasLtMatrixLayoutCreate(Layout** l, int type, uint64_t rows, uint64_t cols, int64_t ld) {
+    if (type != 0) return NOT_SUPPORTED;
+    if (ld < (int64_t)rows) return INVALID;
+    *l = new Layout{rows, cols, ld};
+    return OK;
+}
+API cublasLtMatrixLayoutDestroy(Layout* l) { delete l; return OK; }
+API cublasLtMatmulDescCreate(Description** d, int compute, int scale) {
+    if (scale != 0 || (compute != COMPUTE_32F && compute != COMPUTE_32F_FAST_16BF && compute != COMPUTE_32F_FAST_TF32)) return NOT_SUPPORTED;
+    *d = new Description{compute};
+    return OK;
+}
+API cublasLtMatmulDescDestroy(Description* d) { delete d; return OK; }
+API cublasLtMatmulDescSetAttribute(Description* d, int attribute, const void* value, size_t size) {
+    void* to = attribute == 3 ? (void*)&d->trans_a : attribute == 4 ? (void*)&d->trans_b : attribute == 7 ? (void*)&d->epilogue
+             : attribute == 8 ? (void*)&d->bias : nullptr;
+    if (!to || size != (attribute == 8 ? 8 : 4)) return INVALID;
+    memcpy(to, value, size);
+    return d->epilogue == EPILOGUE_DEFAULT || d->epilogue == EPILOGUE_BIAS ? OK : NOT_SUPPORTED;
+}
+API cublasLtMatmulPreferenceCreate(Preference** p) { *p = new Preference; return OK; }
+API cublasLtMatmulPreferenceDestroy(Preference* p) { delete p; return OK; }
+API cublasLtMatmulPreferenceSetAttribute(Preference* p, int attribute, const void* value, size_t size) {
+    if (attribute == 1 && size == 8) memcpy(&p->workspace, value, 8);
+    else if (attribute >= 5 && attribute <= 8 && size == 4) memcpy(&p->alignment[attribute - 5], value, 4);
+    else return INVALID;
+    return OK;
+}
+static int fits(const Description* d, const Layout* a, const Layout* b, const Layout* c, uint64_t& m, uint64_t& n, uint64_t& k) {
+    m = d->trans_a ? a->cols : a->rows;
+    k = d->trans_a ? a->rows : a->cols;
+    n = d->trans_b ? b->rows : b->cols;
+    const bool ok = k == (d->trans_b ? b->cols : b->rows) && c->rows == m && c->cols == n && m && n && k;
+    return ok ? OK : INVALID;
+}
+API cublasLtMatmulAlgoGetHeuristic(void*, const Description* d, const Layout* a, const Layout* b, const Layout* c, const Layout* out,
+                                   const Preference* p, int asked, Result* results, int* count) {
+    uint64_t m, n, k;
+    if (asked < 1 || c->ld != out->ld || fits(d, a, b, c, m, n, k)) return INVALID;
+    *results = Result{};
+    results->algorithm = Algorithm{0x617572697374, m, n, k, {p->alignment[0], p->alignment[1], p->alignment[2], p->alignment[3]}, {}};
+    results->workspace = 0;
+    *count = 1;
+    return OK;
+}
+static uint64_t extent(const Layout& l) { return 4 * ((l.cols - 1) * l.ld + l.rows); }
+
+static int multiply(const Description& d, float alpha, float beta, const float* a, Layout la, const float* b, Layout lb,
+                    const float* c, Layout lc, float* out, Layout lo, uint64_t m, uint64_t n, uint64_t k) {
+    if (!emulated_inside((uint64_t)a, extent(la)) || !emulated_inside((uint64_t)b, extent(lb)) || !emulated_inside((uint64_t)c, extent(lc)) ||
+        !emulated_inside((uint64_t)out, extent(lo)) || (d.epilogue == EPILOGUE_BIAS && !emulated_inside((uint64_t)d.bias, 4 * m))) {
+        return emulated_complaint("a product reads or writes outside an allocation");
+    }
+    // op(A) with k side by side, then dot products, or sums of columns of A.
+    std::vector<float> packed(d.trans_a ? 0 : m * k);
+    for (uint64_t l = 0; l < k && !d.trans_a; l++) for (uint64_t i = 0; i < m; i++) packed[i * k + l] = a[l * la.ld + i];
+    std::vector<float> column(k);
+    for (uint64_t j = 0; j < n; j++) {
+        for (uint64_t l = 0; l < k; l++) column[l] = d.trans_b ? b[l * lb.ld + j] : b[j * lb.ld + l];
+        for (uint64_t i = 0; i < m; i++) {
+            const float* row = d.trans_a ? a + i * la.ld : packed.data() + i * k;
+            float lanes[16] = {};
+            uint64_t l = 0;
+            for (; l + 16 <= k; l += 16) for (int lane = 0; lane < 16; lane++) lanes[lane] += row[l + lane] * column[l + lane];
+            double sum = 0;
+            for (; l < k; l++) sum += row[l] * column[l];
+            for (float lane : lanes) sum += lane;
+            if (d.epilogue == EPILOGUE_BIAS) sum = alpha * sum + d.bias[i];
+            else sum *= alpha;
+            out[j * lo.ld + i] = (float)(sum + (beta == 0 ? 0 : beta * c[j * lc.ld + i]));
+        }
+    }
+    return 0;
+}
+API cublasLtMatmul(void*, const Description* d, const float* alpha, const float* a, const Layout* la, const float* b, const Layout* lb,
+                   const float* beta, const float* c, const Layout* lc, float* out, const Layout* lo, const Algorithm* algorithm,
+                   void*, size_t, CUstream stream) {
+    uint64_t m, n, k;
+    if (fits(d, la, lb, lo, m, n, k) || c != out || lc->ld != lo->ld) return INVALID;
+    if (algorithm->magic != 0x617572697374 || algorithm->m != m || algorithm->n != n || algorithm->k != k) return INVALID;
+    const void* pointers[4] = {a, b, c, out};
+    for (int i = 0; i < 4; i++) if ((uint64_t)pointers[i] % algorithm->alignment[i]) return INVALID;
+    const int error = emulated_enqueue(stream, [=, d = *d, alpha = *alpha, beta = *beta, la = *la, lb = *lb, lc = *lc, lo = *lo] {
+        return multiply(d, alpha, beta, a, la, b, lb, c, lc, out, lo, m, n, k);
+    });
+    return error ? 13 : OK;                           // CUBLAS_STATUS_EXECUTION_FAILED
+}

@@ -1,0 +1,104 @@
+"""Plants bugs in copies of the kernels, one at a time, and demands that the checks notice each: a check that cannot fail
+shows nothing. Run by kernels/check, which builds what it needs before:
+
+    mutants.py TEST_BINARY WORK_DIRECTORY LAUNCHES
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+KERNELS = HERE.parent
+
+# name: (file, original, planted, test that must fail, check). A check is `plain` (results against the CPU's, and what the
+# emulator refuses), `address` (the same under the sanitizers) or `thread` (the replayed launches).
+MUTANTS = {
+    "a row's sum without its last lanes": (
+        "layer_norm.cu", "for (int col = lane; col < cols; col += 32) sum += x[col];",
+        "for (int col = lane; col < cols - 1; col += 32) sum += x[col];", "layer_norms", "plain"),
+    "a missing barrier before the warps' sums are read": (
+        "layer_norm.cu", "    biases[warp][lane] = db;\n    __syncthreads();\n    if (warp == 0 && col < cols) {\n        for (int other = 1; other < 16; other++) {",
+        "    biases[warp][lane] = db;\n    if (warp == 0 && col < cols) {\n        for (int other = 1; other < 16; other++) {", "layer_norms", "plain"),
+    "a barrier that some threads never reach": (
+        "channel_norm.cu", "    means[warp][lane] = mean;\n", "    if (warp == 7) return;\n    means[warp][lane] = mean;\n", "channel_norm", "plain"),
+    "a shuffle that names half the lanes": (
+        "common.cuh", "value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, offset));",
+        "value = fmaxf(value, __shfl_xor_sync(0xffffu, value, offset));", "attention", "plain"),
+    "shared memory that is read before it is written": (
+        "weight_norm.cu", "squares = block_sum<8>(squares, partial);", "squares = partial[3];", "grouped_convolutions", "plain"),
+    "a write one row past the end": (
+        "layer_norm.cu", "    if (row >= rows) return;\n    x += (long long)row * cols;\n    y +=",
+        "    if (row > rows) return;\n    x += (long long)row * cols;\n    y +=", "layer_norms", "plain"),
+    "accumulation that forgets what was there": (
+        "convolution.cu", "y[at] = accumulate ? y[at] + value : value;", "y[at] = value;", "grouped_convolutions", "plain"),
+    "taps that are not reversed": (
+        "convolution.cu", "(long long)(tap + k) * tap_stride +", "(long long)(tap + k) * (tap_stride < 0 ? 0 : tap_stride) +", "grouped_convolutions", "plain"),
+    "a softmax without its running maximum": (
+        "attention.cu", "best = fmaxf(half_warp_max(best), highest[a]);", "best = half_warp_max(best);", "attention", "plain"),
+    "a row term of the wrong head": (
+        "attention.cu", "terms[(long long)(index % heads) * frames + index / heads] = sum;", "terms[index] = sum;", "attention", "plain"),
+    "the blank frames' entropies counted too": (
+        "objective.cu", "if (non_blank && p > 0.0)", "if (p > 0.0)", "the_objective", "plain"),
+    "a read past the signal's end": (
+        "convolution.cu", "signal[index] = index < len ? x[(long long)first * stride + index] : 0.0f;\n    }\n    float w",
+        "signal[index] = x[(long long)first * stride + index];\n    }\n    float w", "strided_convolutions", "address"),
+    "shared memory a row too short": (
+        "convolution.cu", "__shared__ float gradient[DEPTH][TILE], signal[DEPTH][TILE];",
+        "__shared__ float gradient[DEPTH - 1][TILE], signal[DEPTH][TILE];", "grouped_convolutions", "address"),
+    "a sum from several blocks without an atomic": (
+        "attention.cu", "atomicAdd(dtable + (long long)head * distances + distance, sum);",
+        "dtable[(long long)head * distances + distance] += sum;", "attention", "thread"),
+    "a tile overwritten while others read it": (
+        "attention.cu", "        __syncthreads();\n        load_tile<dims>(kv, qkv + 2 * width,", "        load_tile<dims>(kv, qkv + 2 * width,", "attention", "thread"),
+}
+
+
+def main() -> None:
+    test, work, launches = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    missed = []
+    for name, (file, original, planted, filter, check) in MUTANTS.items():
+        directory, kernels = work / check, work / "kernels"
+        text = (KERNELS / file).read_text()
+        if text.count(original) < 1:
+            raise SystemExit(f"mutants.py: {file} no longer has the place for {name!r}")
+        shutil.rmtree(kernels, ignore_errors=True)
+        # With the originals' times, so that only what is planted is compiled again.
+        shutil.copytree(KERNELS, kernels, ignore=shutil.ignore_patterns("ptx", "emulation", "__pycache__"))
+        (kernels / file).write_text(text.replace(original, planted, 1))
+        shutil.rmtree(directory, ignore_errors=True)
+        shutil.copytree(work / f"base-{check}", directory, copy_function=shutil.copy2)
+        built = subprocess.run([HERE / "build.sh", directory, check, kernels], capture_output=True, text=True)
+        if built.returncode:
+            raise SystemExit(f"{name}: {built.stderr}")
+        caught = not passes(check, directory, test, filter, launches)
+        print(f"{'caught' if caught else 'MISSED':7} {check:8} {name}", flush=True)
+        if not caught:
+            missed.append(name)
+    if missed:
+        raise SystemExit(f"{len(missed)} planted bugs went unnoticed")
+
+
+def passes(check: str, directory: Path, test: str, filter: str, launches: Path) -> bool:
+    environment = dict(os.environ, LD_LIBRARY_PATH=str(directory), AURIST_GPU_TESTS="emulated")
+    if check == "thread":
+        names = {"attention": "attention_*"}[filter]
+        command = [directory / "race", *sorted(launches.glob(f"{names}.launch"))]
+        environment["TSAN_OPTIONS"] = "exitcode=66 halt_on_error=1 report_signal_unsafe=0"
+    else:
+        command = [test, filter, "--test-threads=1"]
+        if check == "address":
+            libraries = [printed(f"-print-file-name={name}") for name in ("libasan.so", "libubsan.so")]
+            environment["LD_PRELOAD"] = ":".join(libraries)
+            environment["ASAN_OPTIONS"] = "detect_leaks=0:detect_stack_use_after_return=0"
+    return subprocess.run(command, env=environment, capture_output=True, timeout=300).returncode == 0
+
+
+def printed(option: str) -> str:
+    return subprocess.run(["g++", option], capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

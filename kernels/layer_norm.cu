@@ -1,0 +1,105 @@
+// Layer norm over the inner dimension: y = x̂ γ + β, x̂ = (x - μ) / σ, σ² = mean((x - μ)²) + 1e-5.
+//
+// Backward: with g = dy γ, dx = (g - mean(g) - x̂ mean(g x̂)) / σ; dγ = Σ_rows dy x̂, dβ = Σ_rows dy.
+// `statistics` holds (μ, 1/σ) a row.
+#include "common.cuh"
+
+#define EPSILON 1e-5f
+
+// A warp a row, four rows a block: no block-wide barrier, and a row's later passes find it in the first-level cache.
+// Grid: ceil(rows / 4).
+KERNEL __launch_bounds__(128)
+layer_norm_forward(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
+                   float* __restrict__ y, float* __restrict__ statistics, int rows, int cols) {
+    const int row = blockIdx.x * 4 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    if (row >= rows) return;
+    x += (long long)row * cols;
+    y += (long long)row * cols;
+    float sum = 0.0f;
+    for (int col = lane; col < cols; col += 32) sum += x[col];
+    const float mean = warp_sum(sum) / cols;
+    // Centred first: E[x²] - μ² would cancel where a channel's offset is large.
+    float squares = 0.0f;
+    for (int col = lane; col < cols; col += 32) {
+        const float centred = x[col] - mean;
+        squares += centred * centred;
+    }
+    const float inverse = 1.0f / sqrtf(warp_sum(squares) / cols + EPSILON);
+    for (int col = lane; col < cols; col += 32) y[col] = (x[col] - mean) * inverse * weight[col] + bias[col];
+    if (lane == 0) {
+        statistics[2 * row] = mean;
+        statistics[2 * row + 1] = inverse;
+    }
+}
+
+// dx = ... (+ dx). A warp a row, as forward. Grid: ceil(rows / 4).
+KERNEL __launch_bounds__(128)
+layer_norm_backward_input(const float* __restrict__ x, const float* __restrict__ statistics,
+                          const float* __restrict__ weight, const float* __restrict__ dy, float* __restrict__ dx,
+                          int rows, int cols, int accumulate) {
+    const int row = blockIdx.x * 4 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    if (row >= rows) return;
+    x += (long long)row * cols;
+    dy += (long long)row * cols;
+    dx += (long long)row * cols;
+    const float mean = statistics[2 * row], inverse = statistics[2 * row + 1];
+    float sum = 0.0f, along = 0.0f;
+    for (int col = lane; col < cols; col += 32) {
+        const float g = dy[col] * weight[col];
+        sum += g;
+        along += g * (x[col] - mean) * inverse;
+    }
+    sum = warp_sum(sum) / cols;
+    along = warp_sum(along) / cols;
+    for (int col = lane; col < cols; col += 32) {
+        const float d = inverse * (dy[col] * weight[col] - sum - (x[col] - mean) * inverse * along);
+        // A branch: what is not to be kept may be anything, NaN included.
+        dx[col] = accumulate ? dx[col] + d : d;
+    }
+}
+
+// dγ += ..., dβ += ...; either may be null. A block has 32 columns and sixteen warps, which take every sixteenth row; a
+// warp reads 32 columns side by side. The sums' order is fixed. Grid: ceil(cols / 32).
+KERNEL __launch_bounds__(512)
+layer_norm_backward_parameters(const float* __restrict__ x, const float* __restrict__ statistics,
+                               const float* __restrict__ dy, float* OPTIONAL dweight, float* OPTIONAL dbias, int rows,
+                               int cols) {
+    __shared__ float weights[16][32], biases[16][32];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, col = blockIdx.x * 32 + lane;
+    float dw = 0.0f, db = 0.0f;
+    if (col < cols) {
+        for (int row = warp; row < rows; row += 16) {
+            const long long at = (long long)row * cols + col;
+            const float d = dy[at];
+            db += d;
+            if (dweight) dw += d * (x[at] - statistics[2 * row]) * statistics[2 * row + 1];
+        }
+    }
+    weights[warp][lane] = dw;
+    biases[warp][lane] = db;
+    __syncthreads();
+    if (warp == 0 && col < cols) {
+        for (int other = 1; other < 16; other++) {
+            dw += weights[other][lane];
+            db += biases[other][lane];
+        }
+        if (dweight) dweight[col] += dw;
+        if (dbias) dbias[col] += db;
+    }
+}
+
+// dbias += Σ_rows dy, the same way. Grid: ceil(cols / 32).
+KERNEL __launch_bounds__(512) bias_backward(const float* __restrict__ dy, float* dbias, int rows, int cols) {
+    __shared__ float biases[16][32];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, col = blockIdx.x * 32 + lane;
+    float db = 0.0f;
+    if (col < cols) {
+        for (int row = warp; row < rows; row += 16) db += dy[(long long)row * cols + col];
+    }
+    biases[warp][lane] = db;
+    __syncthreads();
+    if (warp == 0 && col < cols) {
+        for (int other = 1; other < 16; other++) db += biases[other][lane];
+        dbias[col] += db;
+    }
+}

@@ -1,0 +1,149 @@
+//! Where recognition runs: a model and a session's work on whichever backend was asked for.
+
+use crate::AdaptationConfig;
+use crate::adapt::{Adapter, Episode, PolicyState};
+use crate::engine::cpu::CpuBackend;
+#[cfg(feature = "cuda")]
+use crate::engine::cuda::{CudaBackend, CudaDevice, device_count};
+use crate::engine::{Backend, EngineError};
+use crate::model::{CtcModel, ModelConfig, ModelError, ModelFiles};
+use std::sync::Arc;
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The first GPU where there is one that can be used, else the processor.
+    Auto,
+    /// A GPU, counted from 0 as its driver does.
+    Cuda(usize),
+}
+
+/// A model in a device's memory.
+pub(crate) enum PlacedModel {
+    Cpu(Arc<CtcModel<CpuBackend>>),
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<CudaDevice>, Arc<CtcModel<CudaBackend>>),
+}
+
+/// Does the same to a model, or a worker, on any backend.
+macro_rules! on_any {
+    ($value:expr, $kind:ident, $part:ident => $body:expr) => {
+        match $value {
+            $kind::Cpu(.., $part) => $body,
+            #[cfg(feature = "cuda")]
+            $kind::Cuda(.., $part) => $body,
+        }
+    };
+}
+
+impl PlacedModel {
+    /// Loads a model onto a device.
+    pub(crate) fn load(files: ModelFiles, device: Device) -> Result<Self, ModelError> {
+        match device {
+            Device::Cpu => Ok(Self::Cpu(Arc::new(files.load(&CpuBackend::new(1)?)?))),
+            #[cfg(feature = "cuda")]
+            Device::Auto if device_count().is_ok() => Self::load(files, Device::Cuda(0)),
+            Device::Auto => Self::load(files, Device::Cpu),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(index) => {
+                let device = CudaDevice::open(index)?;
+                let model = files.load(&CudaBackend::new(&device)?)?;
+                Ok(Self::Cuda(device, Arc::new(model)))
+            }
+            #[cfg(not(feature = "cuda"))]
+            Device::Cuda(index) => Err(ModelError::Engine(EngineError::NoGpu(format!(
+                "cuda:{index}: this aurist was built without the feature `cuda`"
+            )))),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &ModelConfig {
+        on_any!(self, PlacedModel, model => model.config())
+    }
+
+    pub(crate) fn parameter_count(&self) -> usize {
+        on_any!(self, PlacedModel, model => model.weights().parameter_count())
+    }
+
+    /// The device in words.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Cpu(_) => format!("CPU ({})", CpuBackend::instructions()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device, _) => device.describe(),
+        }
+    }
+
+    /// A worker; on the processor it has so many threads, on a GPU a stream of its own.
+    pub(crate) fn worker(&self, config: &AdaptationConfig, threads: usize) -> Result<Worker, EngineError> {
+        match self {
+            Self::Cpu(model) => {
+                let backend = CpuBackend::new(threads)?;
+                let adapter = Adapter::new(&backend, model.clone(), config)?;
+                Ok(Worker::Cpu(Box::new(Work { backend, adapter })))
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device, model) => {
+                let backend = CudaBackend::new(device)?;
+                let adapter = Adapter::new(&backend, model.clone(), config)?;
+                Ok(Worker::Cuda(Box::new(Work { backend, adapter })))
+            }
+        }
+    }
+}
+
+/// A session's backend and its adaptation state.
+pub(crate) struct Work<B: Backend> {
+    backend: B,
+    adapter: Adapter<B>,
+}
+
+/// The same on any backend.
+pub(crate) enum Worker {
+    Cpu(Box<Work<CpuBackend>>),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<Work<CudaBackend>>),
+}
+
+impl Worker {
+    /// See [`Adapter::run`].
+    pub(crate) fn run(&mut self, input: &[f32]) -> Result<Episode, EngineError> {
+        match self {
+            Self::Cpu(work) => {
+                let Work { backend, adapter } = &mut **work;
+                let backend = &*backend;
+                backend.within(|| adapter.run(backend, input))
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(work) => work.adapter.run(&work.backend, input),
+        }
+    }
+
+    pub(crate) fn begin_stream(&mut self) {
+        on_any!(self, Worker, work => work.adapter.begin_stream(&work.backend));
+    }
+
+    pub(crate) fn domain_changed(&mut self) {
+        on_any!(self, Worker, work => work.adapter.domain_changed(&work.backend));
+    }
+
+    pub(crate) fn state(&mut self) -> PolicyState {
+        on_any!(self, Worker, work => work.adapter.state(&work.backend))
+    }
+
+    pub(crate) fn resume(&mut self, state: &PolicyState) -> Option<()> {
+        on_any!(self, Worker, work => work.adapter.resume(&work.backend, state))
+    }
+
+    pub(crate) fn keep_logits_after(&mut self, steps: &[usize]) {
+        on_any!(self, Worker, work => work.adapter.keep_logits_after(steps));
+    }
+
+    /// See [`crate::adapt::AdaptedParameters::tensors`].
+    pub(crate) fn tensors(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+        on_any!(self, Worker, work => work.adapter.parameters().tensors(&work.backend).collect())
+    }
+}

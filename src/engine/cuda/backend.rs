@@ -1,0 +1,487 @@
+//! The operations as the engine calls them.
+
+use super::device::{blocks, describe};
+use super::memory::{CudaBuffer, View, ViewMut};
+use super::ops::int;
+use super::{CudaBackend, address_of, lock};
+use crate::engine::{
+    AdamW, Attention, Backend, BiasAndGradient, Conv1d, EngineError, GroupedConv1d, Linear, ObjectiveTerms,
+    ObjectiveValue, RelativeBias, Replay, Rows, Slot, check_split,
+};
+use cudarc::driver::result;
+use cudarc::driver::sys::CUresult;
+use std::ops::Range;
+
+impl Backend for CudaBackend {
+    type Buffer = CudaBuffer;
+    type View<'a> = View<'a>;
+    type ViewMut<'a> = ViewMut<'a>;
+
+    fn describe(&self) -> String {
+        self.device.describe()
+    }
+
+    fn status(&self) -> Result<(), EngineError> {
+        self.wait();
+        let mut failure = lock(&self.failure);
+        match &*failure {
+            // The next may need less: that the memory did not suffice is told once.
+            Some(EngineError::OutOfMemory { .. }) => failure.take().map_or(Ok(()), Err),
+            Some(failure) => Err(failure.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn replayable(&self, replay: Replay, work: impl FnOnce()) {
+        self.replay(replay, work);
+    }
+
+    fn zeros(&self, len: usize) -> Result<CudaBuffer, EngineError> {
+        if let Some(failure) = &*lock(&self.failure) {
+            return Err(failure.clone());
+        }
+        if len == 0 {
+            return Ok(CudaBuffer {
+                _memory: None,
+                address: 0,
+                len,
+            });
+        }
+        lock(&self.graphs).forget();
+        // SAFETY: filled below before anyone sees it.
+        let slice = unsafe { self.stream.alloc::<f32>(len) }.map_err(|error| match error.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => EngineError::OutOfMemory {
+                device: self.device.describe(),
+                bytes: len.saturating_mul(4),
+            },
+            _ => EngineError::DeviceFailed {
+                device: self.device.describe(),
+                reason: describe(error),
+            },
+        })?;
+        let mut buffer = CudaBuffer {
+            address: address_of(&slice, &self.stream),
+            _memory: Some(slice),
+            len,
+        };
+        self.zero(self.view_mut(&mut buffer, 0..len));
+        Ok(buffer)
+    }
+
+    fn buffer(&self, values: Vec<f32>) -> Result<CudaBuffer, EngineError> {
+        let mut buffer = self.zeros(values.len())?;
+        self.upload(&values, self.view_mut(&mut buffer, 0..values.len()));
+        // Other streams read the weights.
+        self.status()?;
+        Ok(buffer)
+    }
+
+    fn len(&self, buffer: &CudaBuffer) -> usize {
+        buffer.len
+    }
+
+    fn view<'a>(&self, buffer: &'a CudaBuffer, range: Range<usize>) -> View<'a> {
+        assert!(range.start <= range.end && range.end <= buffer.len);
+        // SAFETY: inside the buffer, which is borrowed for as long; the stream keeps the order.
+        unsafe { View::new(buffer.address + 4 * range.start as u64, range.len()) }
+    }
+
+    fn view_mut<'a>(&self, buffer: &'a mut CudaBuffer, range: Range<usize>) -> ViewMut<'a> {
+        assert!(range.start <= range.end && range.end <= buffer.len);
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { ViewMut::new(buffer.address + 4 * range.start as u64, range.len()) }
+    }
+
+    fn split<'a, const R: usize, const W: usize>(
+        &self,
+        buffer: &'a mut CudaBuffer,
+        reads: [Slot; R],
+        writes: [Slot; W],
+    ) -> ([View<'a>; R], [ViewMut<'a>; W]) {
+        check_split(buffer.len, &reads, &writes);
+        let start = |slot: Slot| buffer.address + 4 * slot.offset as u64;
+        // SAFETY: every slot lies inside the buffer, no written slot overlaps another slot, and the buffer stays
+        // mutably borrowed for as long as the parts live.
+        unsafe {
+            (
+                reads.map(|slot| View::new(start(slot), slot.len)),
+                writes.map(|slot| ViewMut::new(start(slot), slot.len)),
+            )
+        }
+    }
+
+    fn upload(&self, host: &[f32], to: ViewMut<'_>) {
+        assert_eq!(host.len(), to.len());
+        if !host.is_empty() {
+            // SAFETY: the stretch is inside live memory; the driver has taken pageable memory in when it returns.
+            self.attempt(|| unsafe { result::memcpy_htod_async(to.address(), host, self.raw_stream()) });
+        }
+    }
+
+    fn download(&self, from: View<'_>, host: &mut [f32]) {
+        self.read(from, host);
+    }
+
+    fn copy(&self, from: View<'_>, to: ViewMut<'_>) {
+        assert_eq!(from.len(), to.len());
+        if to.len() > 0 {
+            let bytes = 4 * to.len();
+            // SAFETY: both stretches are inside live memory, and do not overlap.
+            self.attempt(|| unsafe {
+                result::memcpy_dtod_async(to.address(), from.address(), bytes, self.raw_stream())
+            });
+        }
+    }
+
+    fn fill_zero(&self, to: ViewMut<'_>) {
+        self.zero(to);
+    }
+
+    fn all_finite(&self, values: View<'_>) -> bool {
+        let mut found = [1u32];
+        self.with_scratch(1, |mut scratch| {
+            self.zero(scratch.from(0));
+            let mut flag = scratch.cast::<u32>();
+            let grid = self.grid_over(values.len());
+            self.launcher()
+                .find_not_finite(grid, values, &mut flag, values.len() as i64);
+            self.read(flag.as_view(), &mut found);
+        });
+        found == [0]
+    }
+
+    fn linear(
+        &self,
+        shape: Linear,
+        x: View<'_>,
+        weight: View<'_>,
+        bias: Option<View<'_>>,
+        y: ViewMut<'_>,
+        accumulate: bool,
+    ) {
+        self.linear_forward(shape, x, weight, bias, y, None, accumulate);
+    }
+
+    fn linear_gelu(
+        &self,
+        shape: Linear,
+        x: View<'_>,
+        weight: View<'_>,
+        bias: View<'_>,
+        pre: ViewMut<'_>,
+        y: ViewMut<'_>,
+    ) {
+        // cuBLASLt's GELU epilogue is the tanh approximation, which is not these models' GELU.
+        self.linear_forward(shape, x, weight, Some(bias), pre, Some(y), false);
+    }
+
+    fn linear_backward_input(&self, shape: Linear, dy: View<'_>, weight: View<'_>, dx: ViewMut<'_>, accumulate: bool) {
+        self.linear_input(shape, dy, weight, dx, accumulate);
+    }
+
+    fn linear_backward_weight(&self, shape: Linear, x: View<'_>, dy: View<'_>, dweight: ViewMut<'_>) {
+        self.linear_weight(shape, x, dy, dweight);
+    }
+
+    fn bias_backward(&self, shape: Rows, dy: View<'_>, mut dbias: ViewMut<'_>) {
+        assert_eq!((dy.len(), dbias.len()), (shape.rows * shape.cols, shape.cols));
+        let grid = (blocks(shape.cols, 32), 1, 1);
+        self.launcher()
+            .bias_backward(grid, dy, &mut dbias, int(shape.rows), int(shape.cols));
+    }
+
+    fn conv1d_backward_input(&self, shape: Conv1d, dpre: View<'_>, weight: View<'_>, dx: ViewMut<'_>) {
+        self.convolution_input(shape, dpre, weight, dx);
+    }
+
+    fn grouped_conv1d_scratch(&self, _shape: GroupedConv1d) -> usize {
+        0
+    }
+
+    fn grouped_conv1d(
+        &self,
+        shape: GroupedConv1d,
+        x: View<'_>,
+        weight: View<'_>,
+        bias: View<'_>,
+        y: ViewMut<'_>,
+        _scratch: ViewMut<'_>,
+    ) {
+        self.grouped_forward(shape, x, weight, bias, y);
+    }
+
+    fn grouped_conv1d_backward_input(
+        &self,
+        shape: GroupedConv1d,
+        dy: View<'_>,
+        weight: View<'_>,
+        dx: ViewMut<'_>,
+        accumulate: bool,
+        _scratch: ViewMut<'_>,
+    ) {
+        self.grouped_input(shape, dy, weight, dx, accumulate);
+    }
+
+    fn grouped_conv1d_backward_weight(
+        &self,
+        shape: GroupedConv1d,
+        x: View<'_>,
+        dy: View<'_>,
+        dweight: ViewMut<'_>,
+        _scratch: ViewMut<'_>,
+    ) {
+        self.grouped_weight(shape, x, dy, dweight);
+    }
+
+    fn weight_norm(&self, shape: GroupedConv1d, direction: View<'_>, magnitude: View<'_>, mut weight: ViewMut<'_>) {
+        let lens = (direction.len(), weight.len(), magnitude.len());
+        assert_eq!(lens, (shape.weight_len(), shape.weight_len(), shape.kernel));
+        let (outputs, taps, width) = (int(shape.channels), int(shape.kernel), int(shape.group()));
+        let grid = (shape.kernel as u32, 1, 1);
+        self.launcher()
+            .weight_norm_forward(grid, direction, magnitude, &mut weight, outputs, taps, width);
+    }
+
+    fn weight_norm_backward(
+        &self,
+        shape: GroupedConv1d,
+        direction: View<'_>,
+        magnitude: View<'_>,
+        dweight: View<'_>,
+        mut ddirection: Option<ViewMut<'_>>,
+        mut dmagnitude: Option<ViewMut<'_>>,
+    ) {
+        let lens = (direction.len(), dweight.len(), magnitude.len());
+        assert_eq!(lens, (shape.weight_len(), shape.weight_len(), shape.kernel));
+        assert!(ddirection.as_ref().is_none_or(|d| d.len() == shape.weight_len()));
+        assert!(dmagnitude.as_ref().is_none_or(|d| d.len() == shape.kernel));
+        self.launcher().weight_norm_backward(
+            (shape.kernel as u32, 1, 1),
+            direction,
+            magnitude,
+            dweight,
+            ddirection.as_mut(),
+            dmagnitude.as_mut(),
+            int(shape.channels),
+            int(shape.kernel),
+            int(shape.group()),
+        );
+    }
+
+    fn gelu(&self, mut x: ViewMut<'_>) {
+        let len = x.len();
+        self.launcher().gelu_in_place(self.grid_over(len), &mut x, len as i64);
+    }
+
+    fn gelu_backward(&self, pre: View<'_>, mut d: ViewMut<'_>) {
+        assert_eq!(pre.len(), d.len());
+        let len = d.len();
+        self.launcher()
+            .gelu_backward(self.grid_over(len), pre, &mut d, len as i64);
+    }
+
+    fn layer_norm(
+        &self,
+        shape: Rows,
+        x: View<'_>,
+        weight: View<'_>,
+        bias: View<'_>,
+        mut y: ViewMut<'_>,
+        mut statistics: ViewMut<'_>,
+    ) {
+        let (rows, cols) = (shape.rows, shape.cols);
+        let lens = (x.len(), y.len(), statistics.len(), weight.len(), bias.len());
+        assert_eq!(lens, (rows * cols, rows * cols, rows * 2, cols, cols));
+        let grid = (blocks(rows, 4), 1, 1);
+        self.launcher()
+            .layer_norm_forward(grid, x, weight, bias, &mut y, &mut statistics, int(rows), int(cols));
+    }
+
+    fn layer_norm_backward_input(
+        &self,
+        shape: Rows,
+        x: View<'_>,
+        statistics: View<'_>,
+        weight: View<'_>,
+        dy: View<'_>,
+        mut dx: ViewMut<'_>,
+        accumulate: bool,
+    ) {
+        let (rows, cols) = (shape.rows, shape.cols);
+        let lens = (x.len(), dy.len(), dx.len(), statistics.len(), weight.len());
+        assert_eq!(lens, (rows * cols, rows * cols, rows * cols, rows * 2, cols));
+        self.launcher().layer_norm_backward_input(
+            (blocks(rows, 4), 1, 1),
+            x,
+            statistics,
+            weight,
+            dy,
+            &mut dx,
+            int(rows),
+            int(cols),
+            i32::from(accumulate),
+        );
+    }
+
+    fn layer_norm_backward_parameters(
+        &self,
+        shape: Rows,
+        x: View<'_>,
+        statistics: View<'_>,
+        dy: View<'_>,
+        mut dweight: Option<ViewMut<'_>>,
+        mut dbias: Option<ViewMut<'_>>,
+    ) {
+        let (rows, cols) = (shape.rows, shape.cols);
+        assert_eq!(
+            (x.len(), dy.len(), statistics.len()),
+            (rows * cols, rows * cols, rows * 2)
+        );
+        assert!([&dweight, &dbias].into_iter().flatten().all(|d| d.len() == cols));
+        self.launcher().layer_norm_backward_parameters(
+            (blocks(cols, 32), 1, 1),
+            x,
+            statistics,
+            dy,
+            dweight.as_mut(),
+            dbias.as_mut(),
+            int(rows),
+            int(cols),
+        );
+    }
+
+    fn channel_norm_gelu(
+        &self,
+        shape: Rows,
+        x: View<'_>,
+        weight: View<'_>,
+        bias: View<'_>,
+        y: ViewMut<'_>,
+        statistics: ViewMut<'_>,
+    ) {
+        self.channel_norm_forward(shape, x, weight, bias, y, statistics);
+    }
+
+    fn channel_norm_gelu_backward(
+        &self,
+        shape: Rows,
+        x: View<'_>,
+        statistics: View<'_>,
+        parameters: (View<'_>, View<'_>),
+        d: ViewMut<'_>,
+        dweight: Option<ViewMut<'_>>,
+        dbias: Option<ViewMut<'_>>,
+    ) {
+        self.channel_norm_backward(shape, x, statistics, parameters, d, dweight, dbias);
+    }
+
+    fn attention_scratch(&self, shape: Attention) -> usize {
+        shape.frames * shape.heads
+    }
+
+    fn attention(
+        &self,
+        shape: Attention,
+        qkv: View<'_>,
+        bias: Option<RelativeBias<View<'_>>>,
+        out: ViewMut<'_>,
+        log_sum_exp: ViewMut<'_>,
+        _scratch: ViewMut<'_>,
+    ) {
+        self.attention_forward(shape, qkv, bias, out, log_sum_exp);
+    }
+
+    fn attention_backward(
+        &self,
+        shape: Attention,
+        qkv: View<'_>,
+        bias: BiasAndGradient<View<'_>, ViewMut<'_>>,
+        out: View<'_>,
+        log_sum_exp: View<'_>,
+        dout: View<'_>,
+        dqkv: ViewMut<'_>,
+        scratch: ViewMut<'_>,
+    ) {
+        self.attention_gradient(shape, qkv, bias, out, log_sum_exp, dout, dqkv, scratch);
+    }
+
+    fn relative_gate(&self, shape: Rows, projection: View<'_>, constant: View<'_>, gate: ViewMut<'_>) {
+        self.gate_forward(shape, projection, constant, gate);
+    }
+
+    fn relative_gate_backward(
+        &self,
+        shape: Rows,
+        projection: View<'_>,
+        constant: View<'_>,
+        dgate: View<'_>,
+        dprojection: ViewMut<'_>,
+        dconstant: Option<ViewMut<'_>>,
+    ) {
+        self.gate_gradient(shape, projection, constant, dgate, dprojection, dconstant);
+    }
+
+    fn relative_table(&self, buckets: &[u32], heads: usize, embedding: View<'_>, table: ViewMut<'_>) {
+        self.table_forward(buckets, heads, embedding, table);
+    }
+
+    fn relative_table_backward(&self, buckets: &[u32], heads: usize, dtable: View<'_>, dembedding: ViewMut<'_>) {
+        self.table_gradient(buckets, heads, dtable, dembedding);
+    }
+
+    fn add_prefix(&self, x: View<'_>, mut y: ViewMut<'_>) {
+        assert!(x.len() >= y.len());
+        let len = y.len();
+        self.launcher().add(self.grid_over(len), x, &mut y, len as i64);
+    }
+
+    fn entropy_mcc(
+        &self,
+        terms: &ObjectiveTerms,
+        shape: Rows,
+        logits: View<'_>,
+        mut dlogits: ViewMut<'_>,
+    ) -> ObjectiveValue {
+        let (frames, classes) = (shape.rows, shape.cols);
+        assert_eq!((logits.len(), dlogits.len()), (frames * classes, frames * classes));
+        let mut value = [0.0f64; 4];
+        self.with_scratch(2 * (4 * frames + 2 * classes + 4), |mut scratch| {
+            let mut scratch = scratch.cast::<f64>();
+            let (mut frame_terms, mut rest) = scratch.split(4 * frames);
+            let (mut class_terms, mut result) = rest.split(2 * classes);
+            self.launcher().entropy_mcc(
+                (1, 1, 1),
+                logits,
+                &mut dlogits,
+                &mut frame_terms,
+                &mut class_terms,
+                &mut result,
+                int(frames),
+                int(classes),
+                int(terms.blank),
+                terms.temperature,
+                terms.entropy_weight,
+            );
+            self.read(result.as_view(), &mut value);
+        });
+        let [loss, entropy, class_confusion, non_blank_frames] = value;
+        ObjectiveValue {
+            loss,
+            entropy,
+            class_confusion,
+            non_blank_frames: non_blank_frames as usize,
+        }
+    }
+
+    fn adamw(
+        &self,
+        settings: &AdamW,
+        step: u32,
+        values: ViewMut<'_>,
+        gradients: View<'_>,
+        first_moment: ViewMut<'_>,
+        second_moment: ViewMut<'_>,
+    ) {
+        self.adamw_update(settings, step, values, gradients, first_moment, second_moment);
+    }
+}

@@ -1,0 +1,147 @@
+// Made by kernels/build.py from the kernels' signatures; do not edit. CI makes it again and compares.
+
+//! Launch functions for `kernels/channel_norm.cu`.
+
+use crate::engine::cuda::device::{Grid, Launcher};
+use crate::engine::cuda::memory::{View, ViewMut};
+
+#[allow(clippy::too_many_arguments)]
+impl Launcher<'_> {
+    /// `kernels/channel_norm.cu`: blocks of 256 threads.
+    pub(in crate::engine::cuda) fn channel_norm_moments(
+        &self,
+        grid: Grid,
+        x: View<'_>,
+        partial: &mut ViewMut<'_, f64>,
+        rows: i32,
+        cols: i32,
+        chunk: i32,
+    ) {
+        self.arguments(&self.kernels().channel_norm_moments)
+            .pointer(x.address())
+            .pointer(partial.address())
+            .value(rows)
+            .value(cols)
+            .value(chunk)
+            .launch(grid, 256, 0);
+    }
+
+    /// `kernels/channel_norm.cu`: blocks of 128 threads.
+    pub(in crate::engine::cuda) fn channel_norm_statistics(
+        &self,
+        grid: Grid,
+        partial: View<'_, f64>,
+        statistics: &mut ViewMut<'_>,
+        rows: i32,
+        cols: i32,
+        chunk: i32,
+    ) {
+        self.arguments(&self.kernels().channel_norm_statistics)
+            .pointer(partial.address())
+            .pointer(statistics.address())
+            .value(rows)
+            .value(cols)
+            .value(chunk)
+            .launch(grid, 128, 0);
+    }
+
+    /// `kernels/channel_norm.cu`: blocks of 256 threads.
+    pub(in crate::engine::cuda) fn channel_norm_gelu_apply(
+        &self,
+        grid: Grid,
+        x: View<'_>,
+        statistics: View<'_>,
+        weight: View<'_>,
+        bias: View<'_>,
+        y: &mut ViewMut<'_>,
+        rows: i32,
+        cols: i32,
+        chunk: i32,
+    ) {
+        self.arguments(&self.kernels().channel_norm_gelu_apply)
+            .pointer(x.address())
+            .pointer(statistics.address())
+            .pointer(weight.address())
+            .pointer(bias.address())
+            .pointer(y.address())
+            .value(rows)
+            .value(cols)
+            .value(chunk)
+            .launch(grid, 256, 0);
+    }
+
+    /// `kernels/channel_norm.cu`: blocks of 256 threads.
+    pub(in crate::engine::cuda) fn channel_norm_gelu_gradient(
+        &self,
+        grid: Grid,
+        x: View<'_>,
+        statistics: View<'_>,
+        weight: View<'_>,
+        bias: View<'_>,
+        d: &mut ViewMut<'_>,
+        partial: &mut ViewMut<'_, f64>,
+        rows: i32,
+        cols: i32,
+        chunk: i32,
+    ) {
+        self.arguments(&self.kernels().channel_norm_gelu_gradient)
+            .pointer(x.address())
+            .pointer(statistics.address())
+            .pointer(weight.address())
+            .pointer(bias.address())
+            .pointer(d.address())
+            .pointer(partial.address())
+            .value(rows)
+            .value(cols)
+            .value(chunk)
+            .launch(grid, 256, 0);
+    }
+
+    /// `kernels/channel_norm.cu`: blocks of 128 threads.
+    pub(in crate::engine::cuda) fn channel_norm_gradient_sums(
+        &self,
+        grid: Grid,
+        partial: View<'_, f64>,
+        dweight: Option<&mut ViewMut<'_>>,
+        dbias: Option<&mut ViewMut<'_>>,
+        means: &mut ViewMut<'_>,
+        rows: i32,
+        cols: i32,
+        chunks: i32,
+    ) {
+        self.arguments(&self.kernels().channel_norm_gradient_sums)
+            .pointer(partial.address())
+            .optional(dweight.as_ref().map(|view| view.address()))
+            .optional(dbias.as_ref().map(|view| view.address()))
+            .pointer(means.address())
+            .value(rows)
+            .value(cols)
+            .value(chunks)
+            .launch(grid, 128, 0);
+    }
+
+    /// `kernels/channel_norm.cu`: blocks of 256 threads.
+    pub(in crate::engine::cuda) fn channel_norm_backward_apply(
+        &self,
+        grid: Grid,
+        x: View<'_>,
+        statistics: View<'_>,
+        weight: View<'_>,
+        means: View<'_>,
+        d: &mut ViewMut<'_>,
+        rows: i32,
+        cols: i32,
+        chunk: i32,
+    ) {
+        self.arguments(&self.kernels().channel_norm_backward_apply)
+            .pointer(x.address())
+            .pointer(statistics.address())
+            .pointer(weight.address())
+            .pointer(means.address())
+            .pointer(d.address())
+            .value(rows)
+            .value(cols)
+            .value(chunk)
+            .launch(grid, 256, 0);
+    }
+}
