@@ -169,7 +169,15 @@ impl Recognizer {
         }
     }
 
-    fn features(&self) -> Features {
+    pub(crate) fn model(&self) -> &Arc<CtcModel<CpuBackend>> {
+        &self.loaded.model
+    }
+
+    pub(crate) fn vocabulary(&self) -> &Vocabulary {
+        &self.loaded.vocabulary
+    }
+
+    pub(crate) fn features(&self) -> Features {
         match self.loaded.model.input() {
             Input::LogMel { bands } => Features::log_mel(bands),
             Input::Waveform { normalise } => Features::waveform(normalise),
@@ -281,6 +289,19 @@ impl Session {
         state.check(&self.recognizer.info().identity, &self.settings)?;
         let resumed = self.adapter.resume(&self.backend, &state.policy);
         resumed.ok_or(StreamError::Mismatch.into())
+    }
+
+    /// From now on takes at most so many steps an utterance, and never more than configured: for one that must keep
+    /// pace with a speaker.
+    pub fn limit_steps(&mut self, steps: usize) {
+        self.adapter.limit_steps(steps);
+    }
+
+    /// The adapted values that a continual method would start the next utterance from, in the engine's own order: what
+    /// [`crate::live::Decoder`] recognises with.
+    pub fn carried_values(&mut self) -> Vec<f32> {
+        self.adapter.show_carried(&self.backend);
+        self.adapter.parameters().values(&self.backend)
     }
 
     /// From now on decodes after each of these numbers of steps too, for [`Session::trace`]; an empty list stops that.

@@ -4,7 +4,7 @@ use super::arguments::{AdaptationArguments, Arguments, CompatChoice, Device, For
 use super::streams::StreamBy;
 use crate::cli::{Failure, cores};
 use crate::output::Format;
-use crate::{AdaptationConfig, Compatibility, ModelInfo, Recognizer, Reset, Settled};
+use crate::{AdaptationConfig, Compatibility, Method, ModelInfo, Recognizer, Reset, Settled};
 use std::path::{Path, PathBuf};
 
 /// Raised when the same audio, model and settings would give other outputs than before, so that a resumed run
@@ -82,7 +82,7 @@ impl Settings {
 }
 
 /// The options of continual methods, against each other and the method.
-fn check_continual(typed: &AdaptationArguments) -> Result<(), Failure> {
+pub(super) fn check_continual(typed: &AdaptationArguments) -> Result<(), Failure> {
     let continual = typed.is_continual();
     let dsuta = typed.adapt == Some(MethodChoice::Dsuta);
     let needs = [
@@ -157,8 +157,10 @@ pub(in crate::cli) fn adaptation(typed: &AdaptationArguments, of_model: Adaptati
         Some(MethodChoice::None) => return AdaptationConfig::none(),
         Some(MethodChoice::Sdpl) => AdaptationConfig::sdpl(),
         Some(MethodChoice::Awmc) => AdaptationConfig::awmc(),
-        Some(MethodChoice::Csuta) => with_learning_rate_of(AdaptationConfig::csuta(), &of_model, typed.paper),
-        Some(MethodChoice::Dsuta) => with_learning_rate_of(AdaptationConfig::dsuta(), &of_model, typed.paper),
+        Some(MethodChoice::Csuta) if typed.paper => AdaptationConfig::csuta(),
+        Some(MethodChoice::Dsuta) if typed.paper => AdaptationConfig::dsuta(),
+        Some(MethodChoice::Csuta) => AdaptationConfig::of_method(Method::Csuta, &of_model),
+        Some(MethodChoice::Dsuta) => AdaptationConfig::of_method(Method::Dsuta, &of_model),
         Some(MethodChoice::Suta) | None if typed.paper => AdaptationConfig::paper(),
         Some(MethodChoice::Suta) | None => of_model,
     };
@@ -185,18 +187,6 @@ pub(in crate::cli) fn adaptation(typed: &AdaptationArguments, of_model: Adaptati
         None => {}
     }
     config
-}
-
-/// How fast and which tensors a model moves is its own; how many steps, the method's.
-fn with_learning_rate_of(method: AdaptationConfig, of_model: &AdaptationConfig, paper: bool) -> AdaptationConfig {
-    if paper {
-        return method;
-    }
-    AdaptationConfig {
-        learning_rate: of_model.learning_rate,
-        parameters: of_model.parameters,
-        ..method
-    }
 }
 
 /// The options typed that `--adapt none` leaves without effect.
