@@ -90,7 +90,7 @@ def pcm16(samples):
 
 async def stream(address, audio, method, speed=1.0):
     """Plays audio in real time; gives the events with the stream's clock at their arrival."""
-    events = []
+    events, late = [], [0.0]
     async with websockets.connect(address, max_size=None) as socket:
         await socket.send(json.dumps({"type": "start", "adapt": {"method": method}}))
         assert json.loads(await socket.recv())["type"] == "ready"
@@ -99,6 +99,7 @@ async def stream(address, audio, method, speed=1.0):
         async def play():
             for at in range(0, len(audio), PIECE):
                 due = begun + (at + PIECE) / RATE / speed
+                late[0] = max(late[0], time.monotonic() - due)
                 await asyncio.sleep(max(0, due - time.monotonic()))
                 await socket.send(pcm16(audio[at : at + PIECE]))
             await socket.send('{"type":"finish"}')
@@ -110,6 +111,8 @@ async def stream(address, audio, method, speed=1.0):
             events.append(event)
         await playing
     assert events[-1]["type"] == "done", events[-1]
+    # Where this process itself was held up, the latencies say so much too much.
+    events[-1]["client_late"] = late[0]
     return events
 
 
@@ -158,6 +161,7 @@ async def main():
     report = {"streams": typed.streams, "adapt": typed.adapt, "seconds": round(sum(len(a) for a, _ in drawn) / RATE, 1)}
     wrong = {"final": 0, "revision": 0, "unadapted": 0}
     count, skipped, changed, utterances = 0, 0, 0, 0
+    report["client_late"] = round(max(events[-1]["client_late"] for events in all_events), 3)
     gathered = [[], [], []]
     for (_, reference), events in zip(drawn, all_events):
         for into, values in zip(gathered, latencies(events)):

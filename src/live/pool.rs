@@ -119,15 +119,15 @@ impl Line {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a task; `None` when the pool is closed.
+    /// Waits for a task; `None` when the pool is closed, whatever waits.
     fn next(&self) -> Option<(u64, Task)> {
         let mut queue = self.lock();
         loop {
-            if let Some(next) = queue.take() {
-                return Some(next);
-            }
             if queue.closed {
                 return None;
+            }
+            if let Some(next) = queue.take() {
+                return Some(next);
             }
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }

@@ -46,6 +46,8 @@ struct State {
     /// Committed words of the utterance of this number.
     stable: (u64, StablePrefix),
     partial_asked: bool,
+    /// The last utterance that has ended: a partial of it would come too late.
+    ended: u64,
     /// Tasks asked for and not done.
     outstanding: usize,
     /// Seconds of utterances that wait to be recognised.
@@ -68,6 +70,7 @@ impl LiveSession {
             carried: None,
             stable: (0, StablePrefix::default()),
             partial_asked: false,
+            ended: 0,
             outstanding: 0,
             backlog: 0.0,
             closed: false,
@@ -220,7 +223,11 @@ impl LiveSession {
         self.utterances += 1;
         self.next_partial = 0;
         let (utterance, at) = (self.utterances, Instant::now());
-        self.shared.lock().backlog += seconds(segment.samples.len());
+        {
+            let mut state = self.shared.lock();
+            state.backlog += seconds(segment.samples.len());
+            state.ended = utterance;
+        }
         self.shared.ask(Lane::Decode, true, utterance, move |shared, worker| {
             let waited = seconds(segment.samples.len());
             let result = shared.finish(worker, utterance, segment, at);
@@ -318,11 +325,14 @@ impl Shared {
         samples: &[f32],
         at: Instant,
     ) -> Result<(), Error> {
-        let hypothesis = self.decode(worker, samples, start);
+        let is_late = self.lock().ended >= utterance;
+        let hypothesis = (!is_late).then(|| self.decode(worker, samples, start));
         let end = start + seconds(samples.len());
         let mut state = self.lock();
         state.partial_asked = false;
-        let hypothesis = hypothesis?;
+        let Some(hypothesis) = hypothesis.transpose()? else {
+            return Ok(());
+        };
         if state.stable.0 != utterance {
             state.stable = (utterance, StablePrefix::default());
         }

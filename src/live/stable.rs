@@ -4,7 +4,7 @@
 use crate::Word;
 
 /// A word is not committed before so many seconds after it were heard: the model reads to both sides.
-const RIGHT_CONTEXT: f64 = 1.0;
+const RIGHT_CONTEXT: f64 = 2.0;
 
 /// One utterance's committed words, and the last hypothesis of the rest.
 #[derive(Debug, Clone, Default)]
@@ -89,7 +89,7 @@ mod tests {
         let mut stable = StablePrefix::default();
         stable.update(&words("A B C"), 3.0);
         assert_eq!(stable.committed(), 0);
-        stable.update(&words("A B D"), 3.5);
+        stable.update(&words("A B D"), 4.0);
         assert_eq!(stable.committed(), 2);
         // B became wrong in hindsight: it stays, and what follows it is not shown twice.
         assert_eq!(text(&stable.update(&words("A X D E"), 4.5)), "A B D E");

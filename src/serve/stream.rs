@@ -97,12 +97,17 @@ struct Stream<'a> {
     socket: WebSocket,
     session: LiveSession,
     events: UnboundedReceiver<Event>,
-    resampler: Resampler,
-    encoding: Encoding,
-    channels: u16,
+    format: Format,
     /// No more sound is taken.
     ending: bool,
     unanswered: u32,
+}
+
+/// What binary messages hold.
+struct Format {
+    encoding: Encoding,
+    channels: u16,
+    resampler: Resampler,
 }
 
 /// Why a stream ends before its client wants it to.
@@ -111,14 +116,12 @@ type Ended = Result<&'static str, &'static str>;
 impl<'a> Stream<'a> {
     fn start(app: &'a App, socket: WebSocket, text: &str) -> Result<Self, (WebSocket, String)> {
         match Self::parts(app, text) {
-            Ok((session, events, resampler, encoding, channels)) => Ok(Self {
+            Ok((session, events, format)) => Ok(Self {
                 app,
                 socket,
                 session,
                 events,
-                resampler,
-                encoding,
-                channels,
+                format,
                 ending: false,
                 unanswered: 0,
             }),
@@ -126,11 +129,7 @@ impl<'a> Stream<'a> {
         }
     }
 
-    #[allow(clippy::type_complexity)]
-    fn parts(
-        app: &App,
-        text: &str,
-    ) -> Result<(LiveSession, UnboundedReceiver<Event>, Resampler, Encoding, u16), String> {
+    fn parts(app: &App, text: &str) -> Result<(LiveSession, UnboundedReceiver<Event>, Format), String> {
         let say = serde_json::from_str(text).map_err(|error| format!("the first message is `start`: {error}"))?;
         let Say::Start {
             sample_rate,
@@ -181,7 +180,12 @@ impl<'a> Stream<'a> {
                 .resume(app.profiles.load(&name)?)
                 .map_err(|error| error.to_string())?;
         }
-        Ok((session, events, resampler, encoding, channels))
+        let format = Format {
+            encoding,
+            channels,
+            resampler,
+        };
+        Ok((session, events, format))
     }
 
     async fn run(&mut self) -> Ended {
@@ -221,9 +225,9 @@ impl<'a> Stream<'a> {
         self.unanswered = 0;
         match message {
             Message::Binary(_) if self.ending => Ok(()),
-            Message::Binary(bytes) => match samples(&bytes, self.encoding, self.channels) {
+            Message::Binary(bytes) => match samples(&bytes, self.format.encoding, self.format.channels) {
                 Some(samples) => {
-                    let samples = self.resampler.push(&samples).map_err(|_| "resampling")?;
+                    let samples = self.format.resampler.push(&samples).map_err(|_| "resampling")?;
                     self.session.push(&samples);
                     Ok(())
                 }
@@ -280,7 +284,7 @@ impl<'a> Stream<'a> {
     fn finish(&mut self) {
         if !self.ending {
             self.ending = true;
-            if let Ok(rest) = self.resampler.finish() {
+            if let Ok(rest) = self.format.resampler.finish() {
                 self.session.push(&rest);
             }
             self.session.end();

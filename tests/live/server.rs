@@ -103,6 +103,18 @@ impl Drop for Server {
     }
 }
 
+/// That something becomes so, within a time that a busy machine needs.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is_so() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "{what}: not so after 30 seconds"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 pub(crate) fn answer(stream: TcpStream) -> Answer {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
