@@ -77,7 +77,8 @@ fn speech() -> Vec<f32> {
 fn captions_policies_and_profiles() {
     let server = Server::start(&[]);
     let mut client = Client::connect(&server, &[]).expect("connected");
-    client.say(&json!({ "type": "start", "adapt": { "method": "csuta" } }));
+    // However slow the machine is, nothing is skipped.
+    client.say(&json!({ "type": "start", "adapt": { "method": "csuta" }, "latency": 3600 }));
     assert_eq!(client.until("ready")["settings"]["method"], "csuta");
     client.sound(&speech());
     let is_final = client.until("final");
@@ -97,7 +98,9 @@ fn captions_policies_and_profiles() {
     assert_eq!(client.hear(), None);
 
     let mut next = Client::connect(&server, &[]).expect("connected");
-    next.say(&json!({ "type": "start", "adapt": { "method": "csuta" }, "profile": "me", "encoding": "f32" }));
+    let start =
+        json!({ "type": "start", "adapt": { "method": "csuta" }, "profile": "me", "encoding": "f32", "latency": 3600 });
+    next.say(&start);
     next.until("ready");
     let samples = speech();
     let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
