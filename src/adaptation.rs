@@ -304,6 +304,33 @@ impl AdaptationConfig {
         }
     }
 
+    /// A method with its own settings, but for how fast and which tensors move: that is the model's, whose settings
+    /// `of_model` are. SDPL's and AWMC's are their papers' throughout.
+    pub fn of_method(method: Method, of_model: &Self) -> Self {
+        let carried = |config: Self| Self {
+            learning_rate: of_model.learning_rate,
+            parameters: of_model.parameters,
+            ..config
+        };
+        match method {
+            Method::None => Self::none(),
+            Method::Suta => Self {
+                method,
+                ..of_model.clone()
+            },
+            Method::Sdpl => Self::sdpl(),
+            Method::Csuta => carried(Self::csuta()),
+            Method::Dsuta => carried(Self::dsuta()),
+            Method::Replay => carried(Self::replay()),
+            Method::Cea => carried(Self::cea()),
+            Method::Guarded => Self {
+                method,
+                ..of_model.clone().fast()
+            },
+            Method::Awmc => Self::awmc(),
+        }
+    }
+
     /// Optimizer steps that will be tried.
     pub fn planned_steps(&self) -> usize {
         match self.method {

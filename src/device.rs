@@ -64,6 +64,15 @@ impl PlacedModel {
         on_any!(self, PlacedModel, model => model.config())
     }
 
+    /// The model, where it is in the processor's memory.
+    pub(crate) fn on_cpu(&self) -> Option<&Arc<CtcModel<CpuBackend>>> {
+        match self {
+            Self::Cpu(model) => Some(model),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(..) => None,
+        }
+    }
+
     pub(crate) fn parameter_count(&self) -> usize {
         on_any!(self, PlacedModel, model => model.weights().parameter_count())
     }
@@ -136,6 +145,18 @@ impl Worker {
 
     pub(crate) fn resume(&mut self, state: &PolicyState) -> Option<()> {
         on_any!(self, Worker, work => work.adapter.resume(&work.backend, state))
+    }
+
+    pub(crate) fn limit_steps(&mut self, steps: usize) {
+        on_any!(self, Worker, work => work.adapter.limit_steps(steps));
+    }
+
+    /// What a continual method would start the next utterance from.
+    pub(crate) fn carried_values(&mut self) -> Vec<f32> {
+        on_any!(self, Worker, work => {
+            work.adapter.show_carried(&work.backend);
+            work.adapter.parameters().values(&work.backend)
+        })
     }
 
     pub(crate) fn keep_logits_after(&mut self, steps: &[usize]) {

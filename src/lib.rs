@@ -9,9 +9,12 @@ mod device;
 pub mod engine;
 pub mod eval;
 pub mod hub;
+pub mod live;
 pub mod model;
 pub mod output;
 mod recognizer;
+#[cfg(feature = "serve")]
+pub mod serve;
 mod transcript;
 
 pub use adaptation::{AdaptationConfig, Compatibility, ContinualConfig, Method, ParameterChoice, Reset, Settled};

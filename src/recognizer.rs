@@ -4,9 +4,10 @@ use crate::adapt::{Episode, LoadedProfile, Profile, StreamError, StreamState};
 use crate::audio::{Features, SAMPLE_RATE, Segmenter, SegmenterConfig};
 use crate::decode::{Hypothesis, greedy};
 use crate::device::{Device, PlacedModel, Worker};
+use crate::engine::cpu::CpuBackend;
 use crate::engine::{EngineError, ObjectiveValue};
 use crate::model::checkpoint::{Checkpoint, Overlay};
-use crate::model::{Input, ModelError, ModelFiles, Preset, Vocabulary};
+use crate::model::{CtcModel, Input, ModelError, ModelFiles, Preset, Vocabulary};
 use crate::{AdaptationConfig, Guard, Trace, Transcript, Utterance, Word};
 use std::path::Path;
 use std::sync::Arc;
@@ -31,6 +32,9 @@ pub enum Error {
         /// The limit.
         longest: f64,
     },
+    /// Partial hypotheses are made on the processor alone.
+    #[error("partial hypotheses are made on the processor: open the model with `Device::Cpu`")]
+    OnGpu,
     /// A stream cannot go on from a state.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -180,7 +184,16 @@ impl Recognizer {
         }
     }
 
-    fn features(&self) -> Features {
+    /// The model in the processor's memory: partial hypotheses are made there.
+    pub(crate) fn model_on_cpu(&self) -> Result<&Arc<CtcModel<CpuBackend>>, Error> {
+        self.loaded.model.on_cpu().ok_or(Error::OnGpu)
+    }
+
+    pub(crate) fn vocabulary(&self) -> &Vocabulary {
+        &self.loaded.vocabulary
+    }
+
+    pub(crate) fn features(&self) -> Features {
         match self.loaded.model.config().input() {
             Input::LogMel { bands } => Features::log_mel(bands),
             Input::Waveform { normalise } => Features::waveform(normalise),
@@ -289,6 +302,18 @@ impl Session {
         state.check(&self.recognizer.info().identity, &self.settings)?;
         let resumed = self.worker.resume(&state.policy);
         resumed.ok_or(StreamError::Mismatch.into())
+    }
+
+    /// From now on takes at most so many steps an utterance, and never more than configured: for one that must keep
+    /// pace with a speaker.
+    pub fn limit_steps(&mut self, steps: usize) {
+        self.worker.limit_steps(steps);
+    }
+
+    /// The adapted values that a continual method would start the next utterance from, in the engine's own order: what
+    /// [`crate::live::Decoder`] recognises with.
+    pub fn carried_values(&mut self) -> Vec<f32> {
+        self.worker.carried_values()
     }
 
     /// From now on decodes after each of these numbers of steps too, for [`Session::trace`]; an empty list stops that.

@@ -139,6 +139,31 @@ pub struct Utterance {
     pub real_time_factor: f64,
 }
 
+impl Utterance {
+    /// One of which nothing is known yet but its place, in seconds.
+    pub(crate) fn empty(start: f64, end: f64) -> Self {
+        Self {
+            text: String::new(),
+            unadapted_text: String::new(),
+            start,
+            end,
+            words: Vec::new(),
+            entropy_before: None,
+            entropy_after: None,
+            losses: Vec::new(),
+            steps: 0,
+            rollbacks: 0,
+            forwards: 0,
+            backwards: 0,
+            carried: None,
+            stopped: None,
+            guard: None,
+            compute_seconds: 0.0,
+            real_time_factor: 0.0,
+        }
+    }
+}
+
 /// An utterance's adaptation from step to step; see [`crate::Session::trace_steps`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trace {

@@ -18,6 +18,8 @@ pub struct Adapter<B: Backend> {
     last_good: Snapshot<B>,
     policy: Policy<Snapshot<B>>,
     kept_steps: Vec<usize>,
+    /// As configured; `config.steps` may have less.
+    most_steps: usize,
 }
 
 /// What adapting to one utterance gave.
@@ -84,7 +86,13 @@ impl<B: Backend> Adapter<B> {
             policy: Policy::new(config, &mut bench.on(backend))?,
             bench,
             kept_steps: Vec::new(),
+            most_steps: config.steps,
         })
+    }
+
+    /// From now on takes at most so many steps an utterance, and never more than configured: a budget of time.
+    pub fn limit_steps(&mut self, steps: usize) {
+        self.config.steps = steps.min(self.most_steps);
     }
 
     /// From now on keeps the logits after these numbers of steps, for [`Episode::step_logits`].

@@ -34,6 +34,8 @@ pub struct AudioReader {
     interleaved: Vec<f32>,
     ended: bool,
     warnings: Vec<String>,
+    /// Samples that a chunk has at least, but for the last.
+    piece: usize,
 }
 
 impl AudioReader {
@@ -122,7 +124,22 @@ impl AudioReader {
             interleaved: Vec::new(),
             ended: false,
             warnings: Vec::new(),
+            piece: SAMPLE_RATE as usize,
         })
+    }
+
+    /// Reads a recording that is in memory. `extension` is a hint at the format.
+    pub fn from_bytes(bytes: Vec<u8>, extension: Option<&str>) -> Result<Self, AudioError> {
+        let mut bytes = Cursor::new(bytes);
+        let head = head(&mut bytes)?;
+        bytes.rewind()?;
+        Self::from_media(Box::new(bytes), extension, &head)
+    }
+
+    /// From now on hands out chunks of about so many samples instead of a second's: for what is heard while it is read.
+    pub fn in_pieces_of(mut self, samples: usize) -> Self {
+        self.piece = samples.max(1);
+        self
     }
 
     /// Length in seconds, where the header tells.
@@ -147,10 +164,10 @@ impl AudioReader {
         &self.warnings
     }
 
-    /// About a second of 16 kHz mono samples; `None` at the end.
+    /// About a second of 16 kHz mono samples (or [`AudioReader::in_pieces_of`] so many); `None` at the end.
     pub fn next_chunk(&mut self) -> Result<Option<Vec<f32>>, AudioError> {
         let mut chunk = Vec::new();
-        while !self.ended && chunk.len() < SAMPLE_RATE as usize {
+        while !self.ended && chunk.len() < self.piece {
             match self.format.next_packet() {
                 Ok(Some(packet)) if packet.track_id != self.track => {}
                 Ok(Some(packet)) => match self.decoder.decode(&packet) {

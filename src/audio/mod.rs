@@ -3,6 +3,7 @@
 //! Inside aurist audio is f32, mono, 16 kHz, nominally in [-1, 1].
 
 mod decode;
+mod endpoint;
 mod error;
 mod features;
 mod log_mel;
@@ -11,6 +12,7 @@ mod resample;
 mod segment;
 
 pub use decode::AudioReader;
+pub use endpoint::{ENDPOINT_FRAME, EndpointConfig, Endpointer};
 pub use error::AudioError;
 pub use features::Features;
 pub use log_mel::{HOP, LogMel};

@@ -106,7 +106,7 @@ fn examine() -> Report {
         memory_available_gib: memory("MemAvailable"),
         gflops_one_thread,
         gflops_all_threads,
-        microphone: false,
+        microphone: cfg!(feature = "mic"),
         gpus,
         no_gpu,
         nvidia_driver: field(Path::new("/proc/driver/nvidia/version"), "NVRM version"),
@@ -257,7 +257,12 @@ fn describe(report: &Report) -> String {
             format!("{one:.0} GFLOP/s on one thread, {all:.0} on all ({size})"),
         );
     }
-    line("microphone", "not in this build yet".to_string());
+    let microphone = if report.microphone {
+        "in this build; aurist listen --list-devices shows what is there"
+    } else {
+        "not in this build (feature mic)"
+    };
+    line("microphone", microphone.to_string());
     line(
         "GPU",
         match (&report.no_gpu, &report.nvidia_driver) {

@@ -3,7 +3,10 @@
 mod bench;
 mod doctor;
 mod interrupt;
+mod listen;
 mod models;
+#[cfg(feature = "serve")]
+mod serve;
 mod transcribe;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +33,11 @@ struct CommandLine {
 enum Command {
     /// Transcribe recordings, adapting the model to each utterance.
     Transcribe(Box<transcribe::Arguments>),
+    /// Captions while somebody speaks, adapting the model as they do.
+    Listen(Box<listen::Arguments>),
+    /// Serve transcription over HTTP, as OpenAI's clients speak it, and live captions over WebSocket, with a page.
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::Arguments>),
     /// Inspect, list and fetch models.
     Models(models::Arguments),
     /// Measure word error rates of models and adaptation methods on test sets, clean and in noise.
@@ -84,6 +92,9 @@ impl Failure {
 pub fn main() -> ExitCode {
     let ended = match CommandLine::parse().command {
         Command::Transcribe(typed) => transcribe::run(*typed),
+        Command::Listen(typed) => listen::run(*typed),
+        #[cfg(feature = "serve")]
+        Command::Serve(typed) => serve::run(*typed),
         Command::Models(typed) => models::run(&typed),
         Command::Bench(typed) => bench::run(*typed),
         Command::Doctor(typed) => doctor::run(&typed),

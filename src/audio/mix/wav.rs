@@ -13,7 +13,7 @@ const SPEC: WavSpec = WavSpec {
 };
 
 /// A sample as a 16-bit integer: rounded, and clipped, so that full scale never wraps to its opposite.
-pub(super) fn to_pcm16(sample: f32) -> i16 {
+pub(crate) fn to_pcm16(sample: f32) -> i16 {
     // `as` saturates.
     (f64::from(sample) * 32_768.0).round() as i16
 }

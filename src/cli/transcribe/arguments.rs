@@ -1,7 +1,7 @@
 //! What was typed: the arguments as clap reads them, checked one by one but not against each other.
 
 use super::streams::StreamBy;
-use crate::cli::EXIT_CODES;
+use crate::cli::{EXIT_CODES, Failure};
 use crate::output::Format;
 use crate::{Device, ParameterChoice, Reset};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -167,7 +167,7 @@ pub(in crate::cli) struct AdaptationArguments {
 
     /// Continual methods: keep the stream in FILE, and go on from it if it exists; written after each recording.
     #[arg(long, value_name = "FILE")]
-    pub(super) state: Option<PathBuf>,
+    pub(in crate::cli) state: Option<PathBuf>,
 
     /// Continual methods: which recordings are one stream, taken in order. all, directory, or a field of --manifest such
     /// as speaker [default: all]. Streams run side by side, so that the result does not depend on --jobs.
@@ -201,6 +201,21 @@ impl AdaptationArguments {
     pub(super) fn is_continual(&self) -> bool {
         use MethodChoice::{Awmc, Csuta, Dsuta, Guarded, Replay};
         matches!(self.adapt, Some(Csuta | Dsuta | Awmc | Replay | Guarded))
+    }
+}
+
+impl AdaptationArguments {
+    /// That nothing is asked for which only a run over recordings has.
+    pub(in crate::cli) fn check_live(&self) -> Result<(), Failure> {
+        let others = [
+            ("--stream-by", self.stream_by.is_some()),
+            ("--manifest", self.manifest.is_some()),
+            ("--save-adapted", self.save_adapted.is_some()),
+        ];
+        if let Some((option, _)) = others.iter().find(|(_, given)| *given) {
+            return Err(Failure::usage(format_args!("{option} is for `aurist transcribe`")));
+        }
+        super::settings::check_continual(self)
     }
 }
 

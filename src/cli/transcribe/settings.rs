@@ -81,7 +81,7 @@ impl Settings {
 }
 
 /// The options of continual methods, against each other and the method.
-fn check_continual(typed: &AdaptationArguments) -> Result<(), Failure> {
+pub(super) fn check_continual(typed: &AdaptationArguments) -> Result<(), Failure> {
     let continual = typed.is_continual();
     let replay = typed.adapt == Some(MethodChoice::Replay);
     let slow = replay || typed.adapt == Some(MethodChoice::Dsuta);
@@ -153,15 +153,16 @@ pub(in crate::cli) fn adaptation(typed: &AdaptationArguments, of_model: Adaptati
         Some(MethodChoice::None) => return AdaptationConfig::none(),
         Some(MethodChoice::Sdpl) => AdaptationConfig::sdpl(),
         Some(MethodChoice::Awmc) => AdaptationConfig::awmc(),
-        Some(MethodChoice::Cea) => with_learning_rate_of(AdaptationConfig::cea(), &of_model, typed.paper),
-        Some(MethodChoice::Replay) => with_learning_rate_of(AdaptationConfig::replay(), &of_model, typed.paper),
+        Some(MethodChoice::Cea) if typed.paper => AdaptationConfig::cea(),
+        Some(MethodChoice::Csuta) if typed.paper => AdaptationConfig::csuta(),
+        Some(MethodChoice::Dsuta) if typed.paper => AdaptationConfig::dsuta(),
+        Some(MethodChoice::Replay) if typed.paper => AdaptationConfig::replay(),
         Some(MethodChoice::Guarded) if typed.paper => AdaptationConfig::guarded(),
-        Some(MethodChoice::Guarded) => AdaptationConfig {
-            method: Method::Guarded,
-            ..of_model.fast()
-        },
-        Some(MethodChoice::Csuta) => with_learning_rate_of(AdaptationConfig::csuta(), &of_model, typed.paper),
-        Some(MethodChoice::Dsuta) => with_learning_rate_of(AdaptationConfig::dsuta(), &of_model, typed.paper),
+        Some(MethodChoice::Cea) => AdaptationConfig::of_method(Method::Cea, &of_model),
+        Some(MethodChoice::Csuta) => AdaptationConfig::of_method(Method::Csuta, &of_model),
+        Some(MethodChoice::Dsuta) => AdaptationConfig::of_method(Method::Dsuta, &of_model),
+        Some(MethodChoice::Replay) => AdaptationConfig::of_method(Method::Replay, &of_model),
+        Some(MethodChoice::Guarded) => AdaptationConfig::of_method(Method::Guarded, &of_model),
         Some(MethodChoice::Suta) | None if typed.paper => AdaptationConfig::paper(),
         Some(MethodChoice::Suta) | None => of_model,
     };
@@ -189,18 +190,6 @@ pub(in crate::cli) fn adaptation(typed: &AdaptationArguments, of_model: Adaptati
         None => {}
     }
     config
-}
-
-/// How fast and which tensors a model moves is its own; how many steps, the method's.
-fn with_learning_rate_of(method: AdaptationConfig, of_model: &AdaptationConfig, paper: bool) -> AdaptationConfig {
-    if paper {
-        return method;
-    }
-    AdaptationConfig {
-        learning_rate: of_model.learning_rate,
-        parameters: of_model.parameters,
-        ..method
-    }
 }
 
 /// The options typed that `--adapt none` leaves without effect.

@@ -1,0 +1,243 @@
+//! The run: one thread hears, the pool recognises, and this one passes everything on.
+
+use super::arguments::Arguments;
+use super::save::Recording;
+use super::source::{self, Heard, Source};
+use super::view::{Closed, Status, View};
+use crate::Device;
+use crate::adapt::StreamState;
+use crate::audio::EndpointConfig;
+use crate::cli::interrupt::Interrupt;
+use crate::cli::transcribe::{adaptation, load_model, quiet_panics};
+use crate::cli::{Exit, Failure};
+use crate::live::{Event, LiveConfig, LiveSession, Pool};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
+use std::time::{Duration, Instant};
+
+/// Pieces of sound that may wait for this thread; of 20 ms each, a few seconds.
+const PIECES: usize = 200;
+/// How often the screen changes at least.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Runs the command.
+pub(in crate::cli) fn run(typed: Arguments) -> Result<Exit, Failure> {
+    if typed.list_devices {
+        return list_devices();
+    }
+    typed.adaptation.check_live()?;
+    let mut source = source::open(&typed)?;
+    let recognizer = load_model(
+        typed.model.as_deref(),
+        typed.adaptation.load_adapted.as_deref(),
+        Device::Cpu,
+    )?;
+    let settings = adaptation(&typed.adaptation, recognizer.default_adaptation());
+    let config = LiveConfig {
+        endpoint: EndpointConfig {
+            hang_over: typed.hang_over,
+            longest: typed.longest,
+            ..EndpointConfig::default()
+        },
+        latency: typed.latency,
+        lockstep: typed.input.is_some() && typed.speed == 0.0,
+        ..LiveConfig::new(settings.clone())
+    };
+    let failed = |error: std::io::Error| Failure::failed(format_args!("cannot start: {error}"));
+    let pool = Pool::on_all_cores(&recognizer).map_err(failed)?;
+    let (send, events) = channel();
+    let mut session = LiveSession::new(&pool, config, move |event| {
+        let _ = send.send(event);
+    });
+    let state = typed.adaptation.state.as_deref();
+    if let Some(path) = state.filter(|path| path.exists()) {
+        let resumed = StreamState::load(path)
+            .map_err(crate::Error::from)
+            .and_then(|state| session.resume(state));
+        resumed.map_err(|error| Failure::failed(format_args!("{}: {error}", path.display())))?;
+    }
+    let recording = typed.save.as_deref().map(|folder| {
+        Recording::begin(folder, recognizer.info(), &settings).map_err(|error| unwritable(folder, &error))
+    });
+    let interrupt = Interrupt::listen(|| {})?;
+    quiet_panics();
+    let (heard, pieces) = sync_channel(PIECES);
+    let reading = interrupt.clone();
+    let reader = move || read(&mut *source, &heard, &reading);
+    std::thread::Builder::new()
+        .name("listen".into())
+        .spawn(reader)
+        .map_err(failed)?;
+    let mut listening = Listening {
+        session,
+        events,
+        view: View::new(typed.json),
+        recording: recording.transpose()?,
+        folder: typed.save.as_deref(),
+        state,
+        interrupt,
+        failures: 0,
+    };
+    let ended = listening.listen(&pieces);
+    listening.view.end();
+    let interrupted = ended?;
+    Ok(if listening.failures > 0 {
+        Exit::Failed
+    } else if interrupted && typed.input.is_some() {
+        Exit::Interrupted
+    } else {
+        Exit::Done
+    })
+}
+
+#[cfg(feature = "mic")]
+fn list_devices() -> Result<Exit, Failure> {
+    for name in super::microphone::names()? {
+        println!("{name}");
+    }
+    Ok(Exit::Done)
+}
+
+#[cfg(not(feature = "mic"))]
+fn list_devices() -> Result<Exit, Failure> {
+    Err(Failure::usage(
+        "this build cannot use a microphone: build aurist with --features mic",
+    ))
+}
+
+fn unwritable(folder: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format_args!("cannot write to {}: {error}", folder.display()))
+}
+
+/// What the reading thread sends: sound, a warning, or why it ends.
+enum Piece {
+    Heard(Heard),
+    Warning(String),
+    Failed(Failure),
+}
+
+fn read(source: &mut dyn Source, pieces: &SyncSender<Piece>, interrupt: &Interrupt) {
+    while !interrupt.is_set() {
+        let (piece, is_over) = match source.next() {
+            Ok(Heard::End) => (Piece::Heard(Heard::End), true),
+            Ok(heard) => (Piece::Heard(heard), false),
+            Err(failure) => (Piece::Failed(failure), true),
+        };
+        for warning in source.warnings() {
+            let _ = pieces.send(Piece::Warning(warning));
+        }
+        if pieces.send(piece).is_err() || is_over {
+            break;
+        }
+    }
+}
+
+struct Listening<'a> {
+    session: LiveSession,
+    events: Receiver<Event>,
+    view: View,
+    recording: Option<Recording>,
+    folder: Option<&'a Path>,
+    state: Option<&'a Path>,
+    interrupt: Interrupt,
+    failures: usize,
+}
+
+impl Listening<'_> {
+    /// To the end, or to Ctrl-C, of which it tells.
+    fn listen(&mut self, pieces: &Receiver<Piece>) -> Result<bool, Failure> {
+        let mut failed = None;
+        let mut drawn = Instant::now();
+        while !self.interrupt.is_set() {
+            match pieces.recv_timeout(TICK) {
+                Ok(Piece::Heard(Heard::Samples(samples))) => {
+                    while !self.session.has_room() && !self.interrupt.is_set() {
+                        if self.pass_on(Some(TICK))?.is_some() {
+                            return Ok(false);
+                        }
+                    }
+                    if let Some(recording) = &mut self.recording {
+                        recording.samples(&samples).map_err(|error| self.lost(&error))?;
+                    }
+                    self.session.push(&samples);
+                }
+                Ok(Piece::Heard(Heard::Gap(seconds))) => self.gap(seconds)?,
+                Ok(Piece::Heard(Heard::Nothing)) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Piece::Heard(Heard::End)) => break,
+                Ok(Piece::Warning(warning)) => self.view.tell(&format!("warning: {warning}")),
+                Ok(Piece::Failed(failure)) => {
+                    failed = Some(failure);
+                    break;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.pass_on(None)?.is_some() {
+                return Ok(false);
+            }
+            if drawn.elapsed() >= TICK {
+                drawn = Instant::now();
+                self.view.status(&Status {
+                    clock: self.session.clock(),
+                    level: self.session.level(),
+                    speech: self.session.is_speech(),
+                });
+            }
+        }
+        // What was said before Ctrl-C is still recognised; a second one ends the process.
+        self.session.end();
+        while !self.session.is_idle() {
+            if self.pass_on(Some(TICK))?.is_some() {
+                return Ok(false);
+            }
+        }
+        let _ = self.pass_on(None)?;
+        if let Some(recording) = &mut self.recording {
+            recording.end().map_err(|error| self.lost(&error))?;
+        }
+        failed.map_or(Ok(self.interrupt.is_set()), Err)
+    }
+
+    /// Silence in the audio, so that its clock is the captions'.
+    fn gap(&mut self, seconds: f64) -> Result<(), Failure> {
+        self.session.gap(seconds);
+        let silence = vec![0.0; (seconds * f64::from(crate::audio::SAMPLE_RATE)) as usize];
+        match &mut self.recording {
+            Some(recording) => recording.samples(&silence).map_err(|error| self.lost(&error)),
+            None => Ok(()),
+        }
+    }
+
+    fn lost(&self, error: &std::io::Error) -> Failure {
+        unwritable(self.folder.unwrap_or(Path::new(".")), error)
+    }
+
+    /// Passes on what events there are, after waiting for one where told to.
+    fn pass_on(&mut self, wait: Option<Duration>) -> Result<Option<Closed>, Failure> {
+        let first = wait.and_then(|wait| self.events.recv_timeout(wait).ok());
+        let events: Vec<Event> = first.into_iter().chain(self.events.try_iter()).collect();
+        for event in events {
+            if let Some(recording) = &mut self.recording {
+                recording.event(&event).map_err(|error| self.lost(&error))?;
+            }
+            match &event {
+                Event::Failed { message, .. } => {
+                    self.failures += 1;
+                    self.view.tell(&format!("error: {message}"));
+                }
+                Event::Revision(_) => {
+                    if let (Some(path), Some(state)) = (self.state, self.session.state()) {
+                        let saved = state.save(path);
+                        saved.map_err(|error| {
+                            Failure::failed(format_args!("cannot write {}: {error}", path.display()))
+                        })?;
+                    }
+                }
+                _ => {}
+            }
+            if let Err(closed) = self.view.event(&event) {
+                return Ok(Some(closed));
+            }
+        }
+        Ok(None)
+    }
+}

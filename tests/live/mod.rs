@@ -1,0 +1,9 @@
+//! The tests by what they talk to.
+
+mod listen;
+#[cfg(feature = "serve")]
+mod serve_http;
+#[cfg(feature = "serve")]
+mod serve_stream;
+#[cfg(feature = "serve")]
+mod server;
