@@ -1,8 +1,10 @@
 //! What the arguments mean: checked against each other, with the defaults filled in.
 
 use super::arguments::{AdaptationArguments, Arguments, CompatChoice, Device, FormatChoice, MethodChoice};
+use super::decoding::DecodingArguments;
 use super::streams::StreamBy;
 use crate::cli::{Failure, cores};
+use crate::decode::whisper::DecodingOptions;
 use crate::output::Format;
 use crate::{AdaptationConfig, Compatibility, ModelInfo, Recognizer, Reset, Settled};
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ pub(super) struct Settings {
     pub(super) output_dir: Option<PathBuf>,
     pub(super) overwrite: bool,
     pub(super) adaptation: AdaptationArguments,
+    pub(super) decoding: DecodingArguments,
     jobs: Option<usize>,
 }
 
@@ -63,6 +66,7 @@ impl Settings {
             output_dir: typed.output_dir,
             overwrite: typed.overwrite,
             adaptation: typed.adaptation,
+            decoding: typed.decoding,
             jobs: typed.jobs.map(usize::from),
         })
     }
@@ -199,6 +203,27 @@ fn with_learning_rate_of(method: AdaptationConfig, of_model: &AdaptationConfig, 
     }
 }
 
+/// Refuses what the loaded model cannot do: a Whisper's decoder is not adapted, and other models have none.
+pub(super) fn check_model(
+    recognizer: &Recognizer,
+    adaptation: &AdaptationArguments,
+    decoding: &DecodingArguments,
+) -> Result<(), Failure> {
+    if recognizer.is_whisper() {
+        return match adaptation.adapt {
+            None | Some(MethodChoice::None) => Ok(()),
+            Some(_) => Err(Failure::usage(crate::Error::NotAdaptable)),
+        };
+    }
+    match decoding.typed() {
+        Some(option) => Err(Failure::usage(format_args!(
+            "{option} is for a Whisper that writes with its decoder; this model is {}",
+            recognizer.info().architecture
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// The options typed that `--adapt none` leaves without effect.
 pub(super) fn idle_options(typed: &AdaptationArguments) -> Vec<&'static str> {
     if typed.adapt != Some(MethodChoice::None) {
@@ -226,8 +251,11 @@ pub(super) fn idle_options(typed: &AdaptationArguments) -> Vec<&'static str> {
 
 /// What decides the content of a recording's outputs beside the recording: the model, the adaptation settings and
 /// the outputs' schema. Hexadecimal.
-pub(super) fn settings_key(model: &ModelInfo, config: &AdaptationConfig) -> String {
-    let parts = serde_json::json!({ "schema": OUTPUT_SCHEMA, "model": model.identity, "adaptation": config });
+pub(super) fn settings_key(model: &ModelInfo, config: &AdaptationConfig, decoding: Option<&DecodingOptions>) -> String {
+    let mut parts = serde_json::json!({ "schema": OUTPUT_SCHEMA, "model": model.identity, "adaptation": config });
+    if let Some(decoding) = decoding {
+        parts["decoding"] = serde_json::json!(decoding);
+    }
     blake3::hash(parts.to_string().as_bytes()).to_hex().to_string()
 }
 
@@ -325,7 +353,7 @@ mod tests {
                 serde_json::from_value::<AdaptationConfig>(written).expect("a config"),
                 config
             );
-            keys.push(settings_key(&model, &config));
+            keys.push(settings_key(&model, &config, None));
         }
         for (index, key) in keys.iter().enumerate() {
             assert!(!keys[..index].contains(key), "options {index} share a key");

@@ -4,7 +4,7 @@ use super::CpuBackend;
 use super::gelu;
 use super::matmul::{Matrix, Target, product};
 use super::parallel::Shared;
-use super::simd::{self, Lanes, vectorised};
+use super::simd::{self, Lanes, dot_body, vectorised};
 use crate::engine::{Linear, Rows};
 use std::ops::Range;
 
@@ -34,10 +34,47 @@ fn for_tiles(backend: &CpuBackend, rows: usize, cols: usize, task: impl Fn(Tile)
     }
 }
 
+/// Up to so many rows (a step of decoding), packing the weight for a matrix product costs more than the product: each
+/// of its rows is read once, where it lies.
+const FEW_ROWS: usize = 8;
+/// Weight rows that stay in the first-level cache while every input row meets them.
+const WEIGHT_ROWS: usize = 8;
+
+#[inline(always)]
+fn dots_body<L: Lanes>(x: &[f32], weight: &[f32], y: &mut [f32], accumulate: bool) {
+    for (y, weight) in y.iter_mut().zip(weight.chunks_exact(x.len())) {
+        let sum = dot_body::<L>(x, weight);
+        *y = if accumulate { *y + sum } else { sum };
+    }
+}
+
+vectorised! {
+    /// `y[o] (+)= x · W[o]`.
+    fn dots(x: &[f32], weight: &[f32], y: &mut [f32], accumulate: bool) = dots_body
+}
+
 /// `y[tile] (+)= x[tile.rows] W[tile.cols]ᵀ`.
 fn forward_tile(shape: Linear, x: &[f32], weight: &[f32], y: &Shared<'_>, tile: &Tile, accumulate: bool) {
     let (rows, cols) = (tile.rows.len(), tile.cols.len());
     if rows == 0 || cols == 0 {
+        return;
+    }
+    if shape.rows <= FEW_ROWS && shape.inputs > 0 {
+        for first in tile.cols.clone().step_by(WEIGHT_ROWS) {
+            let cols = first..(first + WEIGHT_ROWS).min(tile.cols.end);
+            let weight = &weight[cols.start * shape.inputs..cols.end * shape.inputs];
+            for row in tile.rows.clone() {
+                let x = &x[row * shape.x_stride..row * shape.x_stride + shape.inputs];
+                let start = row * shape.outputs;
+                // SAFETY: tiles are disjoint.
+                dots(
+                    x,
+                    weight,
+                    unsafe { y.stretch(start + cols.start..start + cols.end) },
+                    accumulate,
+                );
+            }
+        }
         return;
     }
     let x = Matrix::rows(&x[tile.rows.start * shape.x_stride..], shape.x_stride);

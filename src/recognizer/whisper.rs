@@ -1,0 +1,88 @@
+//! Recordings through Whisper's decoder.
+
+use super::{Error, Session, check_finite};
+use crate::audio::SAMPLE_RATE;
+use crate::decode::whisper::{Progress, Segment};
+use crate::{Transcript, Utterance, Word};
+use std::time::Instant;
+
+impl Session {
+    /// Samples that start `start` seconds into their recording, in Whisper's windows; `None` where `progress` stopped it.
+    pub(super) fn transcribe_whisper(
+        &mut self,
+        samples: &[f32],
+        start: f64,
+        progress: Progress<'_>,
+    ) -> Result<Option<Transcript>, Error> {
+        check_finite(samples)?;
+        let begin = Instant::now();
+        let duration = samples.len() as f64 / SAMPLE_RATE as f64;
+        let Some(decoder) = &mut self.whisper else {
+            return Ok(None);
+        };
+        let log_mel = self.features.compute(samples);
+        let backend = &self.backend;
+        let Some(heard) = backend.within(|| decoder.transcribe(backend, &log_mel, progress))? else {
+            return Ok(None);
+        };
+        let spoken: f64 = heard.segments.iter().map(|segment| segment.end - segment.start).sum();
+        let rate = begin.elapsed().as_secs_f64() / spoken.max(f64::MIN_POSITIVE);
+        let utterances = heard
+            .segments
+            .into_iter()
+            .map(|segment| utterance(segment, start, rate));
+        Ok(Some(Transcript {
+            utterances: utterances.collect(),
+            duration,
+            language: heard.language,
+        }))
+    }
+}
+
+/// A segment as an utterance; `rate` is the seconds of computing for one of speech.
+fn utterance(segment: Segment, offset: f64, rate: f64) -> Utterance {
+    let text = segment.text.trim().to_string();
+    let words = segment.words.into_iter().map(|word| Word {
+        start: word.start + offset,
+        end: word.end + offset,
+        ..word
+    });
+    Utterance {
+        unadapted_text: text.clone(),
+        text,
+        words: words.collect(),
+        compute_seconds: rate * (segment.end - segment.start),
+        real_time_factor: rate,
+        decoding: Some(segment.decoding),
+        ..Utterance::empty(segment.start + offset, segment.end + offset)
+    }
+}
+
+/// All of a transcript as one utterance that starts at `start`.
+pub(super) fn joined(transcript: Transcript, start: f64) -> Utterance {
+    let text = transcript.text();
+    let compute_seconds = transcript
+        .utterances
+        .iter()
+        .map(|utterance| utterance.compute_seconds)
+        .sum();
+    let mut joined = Utterance {
+        unadapted_text: text.clone(),
+        text,
+        compute_seconds,
+        real_time_factor: if transcript.duration > 0.0 {
+            compute_seconds / transcript.duration
+        } else {
+            0.0
+        },
+        ..Utterance::empty(start, start + transcript.duration)
+    };
+    for utterance in transcript.utterances {
+        joined.words.extend(utterance.words);
+        match (&mut joined.decoding, utterance.decoding) {
+            (Some(first), Some(next)) => first.tokens.extend(next.tokens),
+            (first, next) => *first = first.take().or(next),
+        }
+    }
+    joined
+}

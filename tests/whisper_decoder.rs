@@ -1,0 +1,209 @@
+//! A tiny random Whisper, encoder and decoder, against transformers (`benches/reference/whisper_decoder_goldens.py` wrote
+//! the directory), and the decoder's memory of what it decoded against passes without one.
+
+mod common;
+
+use aurist::adapt::AdaptedParameters;
+use aurist::decode::whisper::{DecodingOptions, WhisperDecoder};
+use aurist::engine::cpu::CpuBackend;
+use aurist::engine::{Arena, Backend};
+use aurist::model::{CtcModel, DecoderActivations, Generation, KEEP_NOTHING, ModelFiles, SourceParameters, Tokens};
+use aurist::{AdaptationConfig, Recognizer};
+use common::{Golden, relative_difference, repository};
+use std::sync::Arc;
+
+const MODEL: &str = "tests/data/goldens/whisper-tiny";
+
+fn load(backend: &CpuBackend) -> (Arc<CtcModel<CpuBackend>>, Arc<Generation>) {
+    let files = ModelFiles::from_dir(&repository(MODEL)).unwrap();
+    let generation = files.generation.clone().expect("it has a decoder");
+    (Arc::new(files.load(backend).unwrap()), Arc::new(generation))
+}
+
+fn tokens(golden: &Golden) -> Vec<u32> {
+    golden.get_i32("tokens").into_iter().map(|token| token as u32).collect()
+}
+
+#[test]
+fn the_encoder_and_the_decoders_logits_are_those_of_transformers() {
+    let golden = Golden::read(&repository(MODEL));
+    for threads in [1, 2] {
+        let backend = CpuBackend::new(threads).unwrap();
+        let (model, generation) = load(&backend);
+        let (log_mel, expected) = (golden.get("log_mel"), golden.get("logits"));
+        let mut window = log_mel.clone();
+        window.resize(model.config().most_input_values(), 0.0);
+        let (plan, activations) = model.plan(&backend, window.len(), KEEP_NOTHING).unwrap();
+        let mut arena = Arena::new(&backend, plan.total()).unwrap();
+        let source = AdaptedParameters::new(&backend, model.weights().clone(), None).unwrap();
+        model.load_input(&backend, &mut arena, &activations, &window);
+        model.forward(&backend, &source, &mut arena, &activations, 0);
+        let encoded = arena.view(&backend, activations.encoded());
+        let relative = relative_difference(encoded, &golden.get("encoded"));
+        assert!(
+            relative < 1e-3,
+            "the encoder's output is {relative:e} off (goldens are f16)"
+        );
+
+        let source = SourceParameters(model.weights().clone());
+        let options = DecodingOptions::default();
+        let mut decoder = WhisperDecoder::new(&backend, model, source, generation, options).unwrap();
+        let logits = decoder.logits(&backend, &log_mel, &tokens(&golden)).unwrap().concat();
+        let relative = relative_difference(&logits, &expected);
+        assert!(relative < 1e-5, "{threads} threads: the logits are {relative:e} off");
+    }
+}
+
+/// A decoder that has heard the golden window.
+struct Heard {
+    backend: CpuBackend,
+    model: Arc<CtcModel<CpuBackend>>,
+    source: SourceParameters<CpuBackend>,
+    arena: Arena<CpuBackend>,
+    activations: DecoderActivations,
+}
+
+impl Heard {
+    fn new(hypotheses: usize) -> Self {
+        let golden = Golden::read(&repository(MODEL));
+        let backend = CpuBackend::new(1).unwrap();
+        let (model, _) = load(&backend);
+        let source = SourceParameters(model.weights().clone());
+        let encoded = golden.get("encoded");
+        let decoder = model.decoder().unwrap();
+        let (plan, activations) = decoder.plan(&backend, 1500, hypotheses, 64);
+        let mut arena = Arena::new(&backend, plan.total()).unwrap();
+        decoder.load_source(&backend, &source, &mut arena, &activations, &encoded);
+        Self {
+            backend,
+            model,
+            source,
+            arena,
+            activations,
+        }
+    }
+
+    /// Logits after the last of the tokens, or after each hypothesis' one.
+    fn run(&mut self, tokens: &[u32], place: Tokens) -> Vec<f32> {
+        let decoder = self.model.decoder().unwrap();
+        let (backend, source, a) = (&self.backend, &self.source, &self.activations);
+        decoder.forward(backend, source, &mut self.arena, a, tokens, place);
+        let (first, count) = match place {
+            Tokens::Prompt { .. } => (tokens.len() - 1, 1),
+            Tokens::Step { .. } => (0, tokens.len()),
+        };
+        let logits = decoder.logits(backend, source, &mut self.arena, a, first, count);
+        self.arena.view(backend, logits).to_vec()
+    }
+
+    fn reorder(&mut self, origins: &[usize], length: usize) {
+        let decoder = self.model.decoder().unwrap();
+        decoder.reorder(&self.backend, &mut self.arena, &self.activations, origins, length);
+    }
+}
+
+#[test]
+fn token_by_token_gives_the_logits_of_one_pass() {
+    let golden = Golden::read(&repository(MODEL));
+    let sequence = tokens(&golden);
+    let whole = Heard::new(1).run(&sequence, Tokens::Prompt { from: 0 });
+    // Any cut of the sequence into a prompt, a second prompt and steps.
+    for (first, second) in [(1, 0), (3, 0), (2, 3)] {
+        let mut heard = Heard::new(1);
+        let mut last = heard.run(&sequence[..first], Tokens::Prompt { from: 0 });
+        if second > 0 {
+            last = heard.run(&sequence[first..first + second], Tokens::Prompt { from: first });
+        }
+        for (position, token) in sequence.iter().enumerate().skip(first + second) {
+            last = heard.run(&[*token], Tokens::Step { position });
+        }
+        let relative = relative_difference(&last, &whole);
+        assert!(relative < 1e-5, "a prompt of {first} and {second}: {relative:e}");
+    }
+}
+
+#[test]
+fn hypotheses_keep_apart_what_they_decoded_and_move_with_it() {
+    let (prompt, tails) = ([265, 266, 270], [[10, 20], [30, 40], [50, 60]]);
+    let alone = |tail: [u32; 2]| Heard::new(1).run(&[&prompt[..], &tail].concat(), Tokens::Prompt { from: 0 });
+    let mut heard = Heard::new(3);
+    heard.run(&prompt, Tokens::Prompt { from: 0 });
+    heard.reorder(&[0, 0, 0], 3);
+    heard.run(&tails.map(|tail| tail[0]), Tokens::Step { position: 3 });
+    // A cycle, and one that goes on twice.
+    for origins in [[2, 0, 1], [1, 1, 0]] {
+        heard.reorder(&origins, 4);
+        let order: Vec<usize> = if origins == [2, 0, 1] {
+            origins.to_vec()
+        } else {
+            // After the first reordering.
+            origins.iter().map(|index| [2, 0, 1][*index]).collect()
+        };
+        let next: Vec<u32> = order.iter().map(|index| tails[*index][1]).collect();
+        let logits = heard.run(&next, Tokens::Step { position: 4 });
+        for (logits, index) in logits.chunks_exact(logits.len() / 3).zip(order) {
+            let relative = relative_difference(logits, &alone(tails[index]));
+            assert!(relative < 1e-5, "hypothesis of {:?}: {relative:e}", tails[index]);
+        }
+    }
+}
+
+#[test]
+fn a_whisper_transcribes_from_start_to_end_and_says_what_it_cannot() {
+    let recognizer = Recognizer::from_dir(&repository(MODEL)).unwrap();
+    assert!(recognizer.is_whisper());
+    assert_eq!(recognizer.default_adaptation(), AdaptationConfig::none());
+    let error = recognizer
+        .session(&AdaptationConfig::paper(), 1)
+        .err()
+        .expect("no adaptation");
+    assert!(error.to_string().contains("--adapt none"), "{error}");
+    let session = |options: &DecodingOptions| recognizer.decoding_session(&AdaptationConfig::none(), options, 1);
+    // Two windows of noise: the model is random, so is its text, but times must be in order and within the recording.
+    let samples: Vec<f32> = (0..35 * 16_000).map(|n| ((n * n) as f32 * 0.001).sin() * 0.1).collect();
+    let lenient = DecodingOptions {
+        no_speech_threshold: None,
+        beam_size: 2,
+        best_of: 2,
+        temperature: vec![0.0, 0.5],
+        ..DecodingOptions::default()
+    };
+    let transcript = session(&lenient)
+        .unwrap()
+        .transcribe_recording(&samples, &mut |_| true)
+        .unwrap();
+    let transcript = transcript.expect("not stopped");
+    assert!(transcript.language.is_some() && transcript.duration == 35.0);
+    assert!(!transcript.utterances.is_empty());
+    for utterance in &transcript.utterances {
+        assert!(0.0 <= utterance.start && utterance.start <= utterance.end && utterance.end <= 60.0);
+        let decoding = utterance.decoding.as_ref().expect("a decoder's");
+        assert!(decoding.avg_logprob < 0.0 && (0.0..=1.0).contains(&decoding.no_speech_prob));
+    }
+    // The same again: draws are seeded.
+    let again = session(&lenient)
+        .unwrap()
+        .transcribe_recording(&samples, &mut |_| true)
+        .unwrap();
+    assert_eq!(again.map(|transcript| transcript.text()), Some(transcript.text()));
+    // Stopped, silence of no length, an unknown language.
+    let stopped = session(&lenient)
+        .unwrap()
+        .transcribe_recording(&samples, &mut |_| false)
+        .unwrap();
+    assert!(stopped.is_none());
+    let nothing = session(&lenient)
+        .unwrap()
+        .transcribe_recording(&[], &mut |_| true)
+        .unwrap();
+    assert_eq!(nothing.expect("not stopped").utterances.len(), 0);
+    let unknown = DecodingOptions {
+        language: Some("xx".into()),
+        ..lenient
+    };
+    let error = session(&unknown)
+        .unwrap()
+        .transcribe_recording(&samples, &mut |_| true)
+        .unwrap_err();
+    assert!(error.to_string().contains("`xx`"), "{error}");
+}
