@@ -5,8 +5,8 @@ mod common;
 
 use aurist::adapt::AdaptedParameters;
 use aurist::decode::whisper::{DecodingOptions, WhisperDecoder};
+use aurist::engine::Arena;
 use aurist::engine::cpu::CpuBackend;
-use aurist::engine::{Arena, Backend};
 use aurist::model::{CtcModel, DecoderActivations, Generation, KEEP_NOTHING, ModelFiles, SourceParameters, Tokens};
 use aurist::{AdaptationConfig, Recognizer};
 use common::{Golden, relative_difference, repository};
@@ -160,7 +160,9 @@ fn a_whisper_transcribes_from_start_to_end_and_says_what_it_cannot() {
     assert!(error.to_string().contains("--adapt none"), "{error}");
     let session = |options: &DecodingOptions| recognizer.decoding_session(&AdaptationConfig::none(), options, 1);
     // Two windows of noise: the model is random, so is its text, but times must be in order and within the recording.
-    let samples: Vec<f32> = (0..35 * 16_000).map(|n| ((n * n) as f32 * 0.001).sin() * 0.1).collect();
+    let samples: Vec<f32> = (0..35 * 16_000)
+        .map(|n| ((n as f32).powi(2) * 0.001).sin() * 0.1)
+        .collect();
     let lenient = DecodingOptions {
         no_speech_threshold: None,
         beam_size: 2,
@@ -206,4 +208,100 @@ fn a_whisper_transcribes_from_start_to_end_and_says_what_it_cannot() {
         .transcribe_recording(&samples, &mut |_| true)
         .unwrap_err();
     assert!(error.to_string().contains("`xx`"), "{error}");
+}
+
+/// A directory as CTranslate2 converts the model, its weights stored in one way.
+fn ctranslate2(weights: &str) -> tempfile::TempDir {
+    let (formats, folder) = (
+        repository("tests/data/formats/ctranslate2"),
+        tempfile::tempdir().unwrap(),
+    );
+    let copy = |from: std::path::PathBuf, to: &str| std::fs::copy(from, folder.path().join(to)).unwrap();
+    copy(formats.join(format!("{weights}.bin")), "model.bin");
+    copy(formats.join("config.json"), "config.json");
+    copy(repository(MODEL).join("tokenizer.json"), "tokenizer.json");
+    folder
+}
+
+#[test]
+fn every_ctranslate2_format_gives_the_logits_it_can() {
+    let golden = Golden::read(&repository(MODEL));
+    let backend = CpuBackend::new(1).unwrap();
+    for (weights, least, most) in [
+        ("float16", 0.0, 1e-5),
+        ("int8", 1e-4, 0.05),
+        ("int8_float16", 1e-4, 0.05),
+    ] {
+        let folder = ctranslate2(weights);
+        let files = ModelFiles::from_dir(folder.path()).unwrap();
+        let generation = Arc::new(files.generation.clone().expect("it has a decoder"));
+        assert_eq!(generation.alignment_heads, [(0, 1), (1, 2), (1, 3)]);
+        let model = Arc::new(files.load(&backend).unwrap());
+        let source = SourceParameters(model.weights().clone());
+        let options = DecodingOptions::default();
+        let mut decoder = WhisperDecoder::new(&backend, model, source, generation, options).unwrap();
+        let logits = decoder
+            .logits(&backend, &golden.get("log_mel"), &tokens(&golden))
+            .unwrap();
+        let relative = relative_difference(&logits.concat(), &golden.get("logits"));
+        assert!(least <= relative && relative < most, "{weights}: {relative:e}");
+    }
+}
+
+/// Every search, rule and time against faster-whisper's on the same model, in float32.
+#[test]
+fn segments_and_words_are_those_of_faster_whisper() {
+    let log_mel = Golden::read(&repository(MODEL)).get("log_mel");
+    let text = std::fs::read(repository("tests/data/formats/ctranslate2/transcripts.json")).unwrap();
+    let cases: Vec<serde_json::Value> = serde_json::from_slice(&text).unwrap();
+    let folder = ctranslate2("float16");
+    let backend = CpuBackend::new(2).unwrap();
+    let files = ModelFiles::from_dir(folder.path()).unwrap();
+    let generation = Arc::new(files.generation.clone().expect("it has a decoder"));
+    let model = Arc::new(files.load(&backend).unwrap());
+    let (mut segments, mut words) = (0, 0);
+    for case in cases {
+        let mut options = serde_json::json!({ "temperature": [0.0], "no_speech_threshold": null,
+            "log_prob_threshold": null, "compression_ratio_threshold": null });
+        let given = case["options"].as_object().unwrap();
+        options.as_object_mut().unwrap().extend(given.clone());
+        let options: DecodingOptions = serde_json::from_value(options).unwrap();
+        let source = SourceParameters(model.weights().clone());
+        let mut decoder = WhisperDecoder::new(&backend, model.clone(), source, generation.clone(), options).unwrap();
+        let found = decoder
+            .transcribe(&backend, &log_mel, &mut |_| true)
+            .unwrap()
+            .expect("not stopped");
+        let what = &case["options"];
+        let expected = case["segments"].as_array().unwrap();
+        let close = |value: f64, expected: &serde_json::Value, tolerance: f64| {
+            let expected = expected.as_f64().unwrap();
+            assert!(
+                (value - expected).abs() < tolerance,
+                "{what}: {value} against {expected}"
+            );
+        };
+        assert_eq!(found.segments.len(), expected.len(), "{what}: {:#?}", found.segments);
+        for (segment, expected) in found.segments.iter().zip(expected) {
+            assert_eq!(serde_json::json!(segment.decoding.tokens), expected["tokens"], "{what}");
+            close(segment.start, &expected["start"], 1e-9);
+            close(segment.end, &expected["end"], 1e-9);
+            close(segment.decoding.avg_logprob, &expected["avg_logprob"], 1e-4);
+            close(segment.decoding.no_speech_prob, &expected["no_speech_prob"], 1e-5);
+            let expected = expected["words"].as_array().unwrap();
+            assert_eq!(segment.words.len(), expected.len(), "{what}");
+            for (word, expected) in segment.words.iter().zip(expected) {
+                assert_eq!(word.word, expected[0].as_str().unwrap().trim(), "{what}");
+                close(word.start, &expected[1], 1e-9);
+                close(word.end, &expected[2], 1e-9);
+                close(word.confidence.into(), &expected[3], 1e-3);
+                words += 1;
+            }
+            segments += 1;
+        }
+    }
+    assert!(
+        segments > 20 && words > 0,
+        "{segments} segments and {words} words were compared"
+    );
 }

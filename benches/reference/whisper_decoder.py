@@ -35,10 +35,11 @@ def reference(arguments, clips):
         results.append([
             {"start": s.start, "end": s.end, "text": s.text.strip(), "avg_logprob": s.avg_logprob,
              "no_speech_prob": s.no_speech_prob, "compression_ratio": s.compression_ratio,
-             "words": [(w.word.strip(), w.start, w.end, w.probability) for w in s.words or []]}
+             "words": [[w.word.strip(), w.start, w.end, w.probability] for w in s.words or []]}
             for s in segments
         ])
-    return results, time.perf_counter() - begin
+    # As JSON gives them back.
+    return json.loads(json.dumps(results)), time.perf_counter() - begin
 
 
 def aurist(arguments, clips):
@@ -56,7 +57,7 @@ def aurist(arguments, clips):
     documents = [json.loads(output)] if len(clips) == 1 else [json.loads(line) for line in output.splitlines()]
     return [
         [{key: u[key] for key in ("start", "end", "text", "avg_logprob", "no_speech_prob", "compression_ratio")}
-         | {"words": [(w["word"].strip(), w["start"], w["end"], w["confidence"]) for w in u["words"]]}
+         | {"words": [[w["word"].strip(), w["start"], w["end"], w["confidence"]] for w in u["words"]]}
          for u in document["utterances"]]
         for document in documents
     ], seconds
@@ -81,13 +82,23 @@ def main():
     parser.add_argument("--fallback", action="store_true")
     parser.add_argument("--compute-type", default="float32")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="directory of faster-whisper's results, read where they are there")
     parser.add_argument("--show", type=int, default=10, help="differences to print")
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/aurist")
     arguments = parser.parse_args()
     failed = False
     for manifest in arguments.manifests:
         clips = read_manifest(manifest)[: arguments.limit]
-        expected, reference_seconds = reference(arguments, clips)
+        kept = arguments.keep and arguments.keep / (
+            f"{manifest.stem}-{len(clips)}-{arguments.beam_size}-{arguments.compute_type}"
+            f"{'-words' * arguments.word_timestamps}{'-fallback' * arguments.fallback}.json")
+        if kept and kept.exists():
+            expected, reference_seconds = json.loads(kept.read_text())
+        else:
+            expected, reference_seconds = reference(arguments, clips)
+            if kept:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_text(json.dumps([expected, reference_seconds]))
         found, seconds = aurist(arguments, clips)
         texts = times = words = shown = 0
         largest = {"avg_logprob": 0.0, "no_speech_prob": 0.0, "compression_ratio": 0.0, "word_probability": 0.0}

@@ -10,11 +10,16 @@ in f16) and beside it golden.safetensors, computed in f32 by transformers from t
   logits                   [N, V] after each token
   attention.LAYER.HEAD     [N, 60] cross-attention probabilities over the first frames
 
+And beside the other formats (tests/data/formats/ctranslate2) the same model as CTranslate2 converts it, f16, int8 and
+int8_float16, with what faster-whisper makes of log_mel in float32 (transcripts.json): for each set of options, the segments.
+
 The vocabulary is the 256 bytes, a few merges, and Whisper's special tokens with its 1501 timestamps.
 """
 
 import argparse
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -59,6 +64,55 @@ def randomise(model, generator):
         parameter.copy_(value.half().float())
 
 
+# faster-whisper's names. The model is random: no window passes for silence, and no temperature but the first is tried.
+LENIENT = {"temperature": [0.0], "no_speech_threshold": None, "log_prob_threshold": None, "compression_ratio_threshold": None}
+OPTIONS = [
+    {"beam_size": 1},
+    {"beam_size": 5},
+    {"beam_size": 3, "patience": 2.0, "length_penalty": 0.6},
+    {"beam_size": 1, "without_timestamps": True, "max_new_tokens": 9},
+    {"beam_size": 4, "without_timestamps": True, "length_penalty": 0.0},
+    {"beam_size": 1, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
+    {"beam_size": 4, "initial_prompt": "the thin", "condition_on_previous_text": False},
+    {"beam_size": 2, "prefix": "a thin", "suppress_blank": False},
+    {"beam_size": 1, "hotwords": "the a in", "suppress_tokens": []},
+    {"beam_size": 5, "word_timestamps": True},
+]
+
+
+def convert(model, source, out, log_mel):
+    """CTranslate2's versions of a model, and what faster-whisper makes of log-mel frames with one of them."""
+    from ctranslate2.converters import TransformersConverter
+    from faster_whisper import WhisperModel
+
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        # In f32, or what is not 8 bits would always be f16.
+        model.save_pretrained(folder / "source")
+        shutil.copy(source / "tokenizer.json", folder / "source/tokenizer.json")
+        shutil.copy(source / "generation_config.json", folder / "source/generation_config.json")
+        for quantization in ("float16", "int8", "int8_float16"):
+            converter = TransformersConverter(str(folder / "source"))
+            converter.convert(str(folder / quantization), quantization=quantization)
+            shutil.copy(folder / quantization / "model.bin", out / f"{quantization}.bin")
+        shutil.copy(folder / "float16/config.json", out / "config.json")
+        shutil.copy(source / "tokenizer.json", folder / "float16/tokenizer.json")
+        model = WhisperModel(str(folder / "float16"), device="cpu", compute_type="float32")
+        # It takes the last frame for padding.
+        model.feature_extractor.__class__.__call__ = lambda *_, **__: torch.cat([log_mel, log_mel[:, -1:]], 1).float().numpy()
+        transcripts = []
+        for options in OPTIONS:
+            segments, _ = model.transcribe(torch.zeros(FRAMES * 160).numpy(), language="en", **(LENIENT | options))
+            transcripts.append({"options": options, "segments": [
+                {"start": s.start, "end": s.end, "tokens": s.tokens, "avg_logprob": s.avg_logprob,
+                 "no_speech_prob": s.no_speech_prob,
+                 "words": [[w.word, w.start, w.end, w.probability] for w in s.words or []]}
+                for s in segments]})
+            print(f"  {options}: {[len(s['tokens']) for s in transcripts[-1]['segments']]} tokens")
+    (out / "transcripts.json").write_text("\n".join(["[", ",\n".join(json.dumps(t) for t in transcripts), "]"]) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     root = Path(__file__).resolve().parents[2]
@@ -71,7 +125,7 @@ def main():
     config = transformers.WhisperConfig(
         d_model=32, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=48, decoder_layers=2,
         decoder_attention_heads=4, decoder_ffn_dim=48, num_mel_bins=80, max_source_positions=1500,
-        max_target_positions=64, vocab_size=tokens.get_vocab_size(), pad_token_id=eot, bos_token_id=eot,
+        max_target_positions=448, vocab_size=tokens.get_vocab_size(), pad_token_id=eot, bos_token_id=eot,
         eos_token_id=eot, decoder_start_token_id=sot,
     )
     model = transformers.WhisperForConditionalGeneration(config).eval().requires_grad_(False)
@@ -110,6 +164,7 @@ def main():
         golden[f"attention.{layer}.{head}"] = result.cross_attentions[layer][0, head, :, :60]
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "seed": str(arguments.seed)}
     save_file({name: value.contiguous().clone() for name, value in golden.items()}, out / "golden.safetensors", versions)
+    convert(model, out, root / "tests/data/formats/ctranslate2", log_mel)
     print(f"{sum(path.stat().st_size for path in out.iterdir()) / 1000:.0f} kB in {out}")
 
 

@@ -296,7 +296,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         log_sum_exp: Self::ViewMut<'_>,
         scratch: Self::ViewMut<'_>,
     );
-    /// `dq = ...` as q, and `dkv = ...` as kv (`+ dkv` with `accumulate`: several calls may look at the same rows).
+    /// `dq = ...` as q, and `dkv = ...` as kv.
     fn cross_attention_backward(
         &self,
         shape: CrossAttention,
@@ -307,7 +307,6 @@ pub trait Backend: Send + Sync + Sized + 'static {
         dout: Self::View<'_>,
         dq: Self::ViewMut<'_>,
         dkv: Self::ViewMut<'_>,
-        accumulate: bool,
         scratch: Self::ViewMut<'_>,
     );
 

@@ -235,6 +235,9 @@ impl ModelConfig {
                 ("vocab_size", decoder.vocab_size, 1_000_000),
                 ("max_target_positions", decoder.positions, 65_536),
             ])?;
+            if decoder.positions < 16 {
+                return Err(invalid(format!("max_target_positions is {}", decoder.positions)));
+            }
             if !json.d_model.is_multiple_of(decoder.heads) {
                 return Err(invalid("d_model is not divisible by decoder_attention_heads"));
             }

@@ -85,7 +85,11 @@ impl Tokenizer {
     /// Text as tokens.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let encoded = self.inner.encode_fast(text, false);
-        encoded.map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default()
+        let tokens = encoded.map(|encoding| encoding.get_ids().to_vec());
+        // A tokenizer may know more tokens than the model.
+        let mut tokens = tokens.unwrap_or_default();
+        tokens.retain(|token| (*token as usize) < self.len);
+        tokens
     }
 
     /// The text of tokens; those that are no text are left out. Bytes that are no UTF-8 become U+FFFD.

@@ -76,6 +76,10 @@ pub(in crate::cli) struct DecodingArguments {
     #[arg(long)]
     word_timestamps: bool,
 
+    /// Cut out silence first, and decode each stretch of speech by itself: nothing is made up where nobody speaks.
+    #[arg(long)]
+    vad_filter: bool,
+
     /// Detect the language in every window anew.
     #[arg(long)]
     multilingual: bool,
@@ -125,6 +129,7 @@ impl DecodingArguments {
             ("--suppress-tokens", self.suppress_tokens.is_some()),
             ("--without-timestamps", self.without_timestamps),
             ("--word-timestamps", self.word_timestamps),
+            ("--vad-filter", self.vad_filter),
             ("--multilingual", self.multilingual),
         ];
         options.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
@@ -161,6 +166,7 @@ impl DecodingArguments {
             suppress_tokens: self.suppress_tokens.clone().unwrap_or(default.suppress_tokens),
             without_timestamps: self.without_timestamps,
             word_timestamps: self.word_timestamps,
+            vad_filter: self.vad_filter,
             multilingual: self.multilingual,
             ..DecodingOptions::default()
         }

@@ -23,6 +23,11 @@ use window::Network;
 /// Seconds from one timestamp to the next.
 const TIME_PRECISION: f64 = 0.02;
 
+/// Text without white space at its ends; Python, whose word counts elsewhere, has four separators more than Unicode.
+fn strip(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+}
+
 /// Hears how many seconds of a recording are done; `false` stops the work.
 pub type Progress<'a> = &'a mut (dyn FnMut(f64) -> bool + Send);
 
@@ -112,6 +117,11 @@ impl<B: Backend, P: Parameters<B>> WhisperDecoder<B, P> {
         &self.options
     }
 
+    /// From now on takes the language for known, or detects it.
+    pub fn set_language(&mut self, code: Option<String>) {
+        self.options.language = code;
+    }
+
     /// Log-mel frames `[frames, bands]` of a whole recording as text; `None` where `progress` stopped it.
     pub fn transcribe(
         &mut self,
@@ -126,6 +136,7 @@ impl<B: Backend, P: Parameters<B>> WhisperDecoder<B, P> {
             options: &self.options,
             log_mel,
             bands: self.bands,
+            encoded: None,
         };
         if log_mel.len() < self.bands {
             return Ok(Some(Transcription::default()));
@@ -159,9 +170,9 @@ mod tests {
 
     #[test]
     fn repetition_compresses_and_prose_does_not() {
-        // Python's zlib: 1.0, 11.9, 0.2 (8 bytes for nothing).
+        // Python's zlib gives 0.86 and 13.0; another deflate differs by a few bytes.
         let prose = "The quick brown fox jumps over the lazy dog";
-        assert!((0.8..1.1).contains(&compression_ratio(prose)));
+        assert!((0.7..1.0).contains(&compression_ratio(prose)));
         assert!(compression_ratio(&"thank you ".repeat(30)) > 10.0);
         assert_eq!(compression_ratio(""), 0.0);
     }

@@ -73,6 +73,8 @@ pub struct DecodingOptions {
     pub language_detection_threshold: f64,
     /// Windows that are asked for the language at most; then the one most often found is it.
     pub language_detection_segments: usize,
+    /// Whether silence is cut out first, and each stretch of speech decoded by itself.
+    pub vad_filter: bool,
     /// Of the samples drawn above temperature 0 (not in faster-whisper, whose draws differ from run to run).
     pub seed: u64,
 }
@@ -108,6 +110,7 @@ impl Default for DecodingOptions {
             max_new_tokens: None,
             language_detection_threshold: 0.5,
             language_detection_segments: 1,
+            vad_filter: false,
             seed: 0,
         }
     }

@@ -115,13 +115,15 @@ impl Timestamps {
         let is_timestamp = |token: u32| token >= self.begin;
         let written = &history[given.min(history.len())..];
         let Some(last) = written.last() else {
-            // A window begins with a timestamp, and not a late one.
-            logits[..begin].fill(NEVER);
-            let late = (self.latest_first as usize + 1).min(logits.len());
-            logits[late..].fill(NEVER);
+            // A window begins with a timestamp, and not a late one; what follows a prefix is free.
+            if given == 0 {
+                logits[..begin].fill(NEVER);
+                let late = (self.latest_first as usize + 1).min(logits.len());
+                logits[late..].fill(NEVER);
+            }
             return;
         };
-        let mut may_be_text = true;
+        let (mut may_be_text, mut ends_segment) = (true, false);
         if is_timestamp(*last) {
             // They come in pairs, except at the end.
             let before = written.iter().rev().nth(1).unwrap_or(last);
@@ -130,12 +132,14 @@ impl Timestamps {
                 may_be_text = false;
             } else {
                 logits[..eot].fill(NEVER);
+                ends_segment = true;
             }
         }
-        // Time does not run backwards.
+        // Time does not run backwards, and a segment takes some; the next one may begin where it ends.
         if let Some(latest) = written.iter().rev().find(|token| is_timestamp(**token)) {
-            let latest = (*latest as usize).min(logits.len());
-            logits[begin..latest].fill(NEVER);
+            let earliest = *latest as usize + usize::from(!ends_segment);
+            let earliest = earliest.min(logits.len());
+            logits[begin..earliest].fill(NEVER);
         }
         // All timestamps together more likely than any other token: one of them it is.
         if may_be_text {
@@ -185,14 +189,15 @@ mod tests {
         let options = DecodingOptions::default();
         // Two in a row: text or the end.
         let next = allowed(&options, &[begin, 65, begin + 9, begin + 9], &[]);
-        assert!(next.contains(&66) && next.iter().all(|token| *token <= eot));
+        assert!(next.contains(&66) && next.contains(&eot) && next.iter().all(|token| *token < begin));
         // One after text: its twin, a later one, or the end if it is likelier than all of those.
         let next = allowed(&options, &[begin, 65, begin + 9], &[]);
         assert!(next.iter().all(|token| *token >= begin + 9) && next.contains(&(begin + 9)));
         let next = allowed(&options, &[begin, 65, begin + 9], &[(eot, 20.0)]);
         assert!(next.contains(&eot) && !next.contains(&66) && !next.contains(&(begin + 8)));
-        // After text: all timestamps together outweigh each single token, unless one is likelier.
-        assert!(allowed(&options, &[begin, 65], &[]).iter().all(|token| *token >= begin));
+        // After text: all timestamps together outweigh each single token, unless one is likelier. A segment takes time.
+        let next = allowed(&options, &[begin + 9, 65], &[]);
+        assert_eq!(next.first(), Some(&(begin + 10)));
         assert!(allowed(&options, &[begin, 65], &[(66, 20.0)]).contains(&66));
     }
 
@@ -208,15 +213,20 @@ mod tests {
         for token in tokenizer.steering().iter().chain(&tokenizer.encode("(")) {
             assert!(!first.contains(token) && !later.contains(token), "{token}");
         }
-        for token in &generation.suppressed_at_begin {
-            assert!(!first.contains(token) && later.contains(token), "{token}");
-        }
         let bare = DecodingOptions {
             suppress_tokens: Vec::new(),
             suppress_blank: false,
             ..options
         };
         assert_eq!(allowed(&bare, &[], &[]).len(), tokenizer.len);
+        let no_blanks = DecodingOptions {
+            suppress_blank: true,
+            ..bare
+        };
+        let (first, later) = (allowed(&no_blanks, &[], &[]), allowed(&no_blanks, &[65], &[]));
+        for token in &generation.suppressed_at_begin {
+            assert!(!first.contains(token) && later.contains(token), "{token}");
+        }
     }
 
     #[test]

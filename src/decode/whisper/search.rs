@@ -26,6 +26,9 @@ pub(super) struct Found {
     pub(super) log_probability: f64,
 }
 
+/// A score from which no hypothesis recovers.
+const NO_CHANCE: f64 = -1e10;
+
 /// A window's search.
 pub(super) struct Search<'a> {
     pub(super) options: &'a DecodingOptions,
@@ -63,10 +66,7 @@ impl Search<'_> {
     }
 
     fn rank(&self, tokens: &[u32], score: f64) -> f64 {
-        match tokens.len() {
-            0 => f64::NEG_INFINITY,
-            len => score / (len as f64).powf(self.options.length_penalty),
-        }
+        score / (tokens.len().max(1) as f64).powf(self.options.length_penalty)
     }
 
     fn best(&self, finished: Vec<Beam>) -> Found {
@@ -152,10 +152,14 @@ impl Search<'_> {
                 gather(&mut candidates, 2 * size, logits, index, beam.score);
             }
             if position == self.prefix.len() && position > 0 {
-                // After a prefix only the best of the first candidates may end there.
-                let ends = |(rank, candidate): (usize, &Candidate)| rank == 0 || candidate.token != self.eot;
-                let kept = candidates.iter().enumerate().filter(|(rank, c)| ends((*rank, c)));
-                candidates = kept.map(|(_, candidate)| *candidate).collect();
+                // Only the best of the first candidates after a prefix may end there; the others' places stay empty.
+                for candidate in candidates
+                    .iter_mut()
+                    .skip(1)
+                    .filter(|candidate| candidate.token == self.eot)
+                {
+                    (candidate.token, candidate.score) = (0, NO_CHANCE);
+                }
             }
             let is_last = position + 1 == self.longest;
             let mut spare = candidates
@@ -270,6 +274,9 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
+    /// What was written, and what may come next with which probability.
+    type Row = (&'static [u32], &'static [(u32, f32)]);
+
     /// A decoder whose next-token probabilities are a table by what was written; elsewhere the end is certain.
     struct Table {
         probabilities: HashMap<Vec<u32>, Vec<(u32, f32)>>,
@@ -280,7 +287,7 @@ mod tests {
     }
 
     impl Table {
-        fn new(table: &[(&[u32], &[(u32, f32)])]) -> Self {
+        fn new(table: &[Row]) -> Self {
             let tokenizer = generation().tokenizer;
             let probabilities = table.iter().map(|(history, next)| (history.to_vec(), next.to_vec()));
             let mut made = Self {
@@ -349,7 +356,7 @@ mod tests {
     }
 
     /// Greedily 1 then 3; but 2 then 4 is likelier as a whole.
-    const GARDEN_PATH: &[(&[u32], &[(u32, f32)])] = &[
+    const GARDEN_PATH: &[Row] = &[
         (&[], &[(1, 0.55), (2, 0.45)]),
         (&[1], &[(3, 0.4), (5, 0.35), (6, 0.25)]),
         (&[2], &[(4, 0.99), (7, 0.01)]),

@@ -35,6 +35,8 @@ pub(super) struct Recording<'a, B: Backend, P: Parameters<B>> {
     /// `[frames, bands]`
     pub(super) log_mel: &'a [f32],
     pub(super) bands: usize,
+    /// First frame and number of frames of the window that is encoded.
+    pub(super) encoded: Option<(usize, usize)>,
 }
 
 /// A piece of a window between two timestamps.
@@ -61,13 +63,18 @@ impl<B: Backend, P: Parameters<B>> Recording<'_, B, P> {
         self.log_mel.len() / self.bands
     }
 
-    fn window(&self, from: usize, frames: usize) -> &[f32] {
+    /// Encodes so many frames from one on, unless they are encoded already.
+    fn encode(&mut self, from: usize, frames: usize) {
         let end = (from + frames).min(self.frames());
-        &self.log_mel[from.min(end) * self.bands..end * self.bands]
+        let from = from.min(end);
+        if self.encoded != Some((from, end - from)) {
+            let window = &self.log_mel[from * self.bands..end * self.bands];
+            self.network.encode(self.backend, window);
+            self.encoded = Some((from, end - from));
+        }
     }
 
     /// The language that was asked for, or the one detected in the first windows; `None` in a model of one language.
-    /// The first window may be left encoded.
     pub(super) fn language(&mut self) -> Result<Option<SpokenLanguage>, DecodingError> {
         let tokenizer = &self.generation.tokenizer;
         if tokenizer.languages.is_empty() {
@@ -91,8 +98,7 @@ impl<B: Backend, P: Parameters<B>> Recording<'_, B, P> {
             if index > 0 && index * size >= self.frames() {
                 break;
             }
-            let window = self.window(index * size, size).to_vec();
-            self.network.encode(self.backend, &window);
+            self.encode(index * size, size);
             let Some((code, probability)) = self.network.languages(self.backend, self.generation).into_iter().next()
             else {
                 break;
@@ -133,8 +139,7 @@ impl<B: Backend, P: Parameters<B>> Recording<'_, B, P> {
                 return None;
             }
             let size = self.network.frames.min(content - seek);
-            let window = self.window(seek, size).to_vec();
-            self.network.encode(self.backend, &window);
+            self.encode(seek, size);
             if self.options.multilingual && !tokenizer.languages.is_empty() {
                 let likeliest = self.network.languages(self.backend, self.generation).into_iter().next();
                 language = likeliest.and_then(|(code, _)| tokenizer.language(&code)).or(language);
@@ -156,7 +161,7 @@ impl<B: Backend, P: Parameters<B>> Recording<'_, B, P> {
             }
             for piece in split.pieces {
                 let text = tokenizer.decode(&piece.tokens);
-                if piece.start == piece.end || text.trim().is_empty() {
+                if piece.start == piece.end || super::strip(&text).is_empty() {
                     continue;
                 }
                 written.extend(&piece.tokens);

@@ -215,7 +215,7 @@ impl<B: Backend, P: Parameters<B>> Network<B, P> {
         let positions = self.decoder_layers().config().positions;
         let total = options
             .max_new_tokens
-            .map_or(positions, |most| (prompt.tokens.len() + most).min(positions));
+            .map_or(positions, |most| (read.len() + most).min(positions));
         let search = Search {
             options,
             rules: &rules,
@@ -281,7 +281,7 @@ fn judge(found: Found, generation: &Generation, temperature: f64, no_speech_prob
     let text = generation.tokenizer.decode(&found.tokens);
     Decoded {
         avg_logprob: found.log_probability / (found.tokens.len() + 1) as f64,
-        compression_ratio: compression_ratio(text.trim()),
+        compression_ratio: compression_ratio(super::strip(&text)),
         tokens: found.tokens,
         temperature,
         no_speech_prob,
@@ -368,6 +368,8 @@ impl Prompt {
         if let Some(prefix) = prefix {
             given.extend(timestamps.then_some(tokenizer.timestamp_begin()));
             given.extend(cut(prefix));
+            // Some room for what follows.
+            given.truncate(positions.saturating_sub(tokens.len() + 8));
         }
         Self {
             tokens,

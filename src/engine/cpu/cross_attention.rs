@@ -139,7 +139,7 @@ pub(super) fn backward(
     kv: &[f32],
     saved: (&[f32], &[f32]),
     dout: &[f32],
-    (dq, dkv, accumulate): (&mut [f32], &mut [f32], bool),
+    (dq, dkv): (&mut [f32], &mut [f32]),
     scratch: &mut [f32],
 ) {
     let (out, log_sum_exp) = saved;
@@ -182,7 +182,7 @@ pub(super) fn backward(
                 dscores[start + seen..start + keys].fill(0.0);
             }
             let (scores, dscores) = (&*scores, &*dscores);
-            let accumulate = accumulate || first > 0;
+            let accumulate = first > 0;
             // SAFETY: this head's columns of dQ, dK and dV belong to this unit alone.
             unsafe {
                 let target = Target {

@@ -373,11 +373,10 @@ impl Backend for CpuBackend {
         dout: &[f32],
         dq: &mut [f32],
         dkv: &mut [f32],
-        accumulate: bool,
         scratch: &mut [f32],
     ) {
         let saved = (out, log_sum_exp);
-        cross_attention::backward(self, shape, q, kv, saved, dout, (dq, dkv, accumulate), scratch);
+        cross_attention::backward(self, shape, q, kv, saved, dout, (dq, dkv), scratch);
     }
 
     fn gather_rows(&self, rows: &[u32], cols: usize, table: &[f32], y: &mut [f32]) {
