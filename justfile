@@ -37,6 +37,7 @@ goldens: reference-env
     {{python}} benches/reference/goldens.py
     {{python}} benches/reference/wav2vec2_goldens.py
     {{python}} benches/reference/formats.py
+    {{python}} benches/reference/whisper_decoder_goldens.py
     {{python}} benches/reference/check.py
 
 # wav2vec2-base's full size with random weights against PyTorch, on 10 s of speech: ten steps of SUTA (400 MB in target/)

@@ -2,16 +2,19 @@
 
 use crate::adapt::{Episode, LoadedProfile, Profile, StreamError, StreamState};
 use crate::audio::{Features, SAMPLE_RATE, Segmenter, SegmenterConfig};
+use crate::decode::whisper::{DecodingError, DecodingOptions, Progress, WhisperDecoder};
 use crate::decode::{Hypothesis, greedy};
 use crate::device::{Device, PlacedModel, Worker};
 use crate::engine::cpu::CpuBackend;
 use crate::engine::{EngineError, ObjectiveValue};
 use crate::model::checkpoint::{Checkpoint, Overlay};
-use crate::model::{CtcModel, Input, ModelError, ModelFiles, Preset, Vocabulary};
-use crate::{AdaptationConfig, Guard, Trace, Transcript, Utterance, Word};
+use crate::model::{CtcModel, Generation, Input, ModelError, ModelFiles, Preset, SourceParameters, Vocabulary};
+use crate::{AdaptationConfig, Guard, Method, Trace, Transcript, Utterance, Word};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
+
+mod whisper;
 
 /// What can go wrong in recognition.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +35,22 @@ pub enum Error {
         /// The limit.
         longest: f64,
     },
-    /// Partial hypotheses are made on the processor alone.
-    #[error("partial hypotheses are made on the processor: open the model with `Device::Cpu`")]
+    /// Partial hypotheses and Whisper's decoder are made on the processor alone.
+    #[error("this is done on the processor alone: open the model with `Device::Cpu` (--device cpu)")]
     OnGpu,
+    /// Whisper's decoder failed, or was asked for what it cannot do.
+    #[error(transparent)]
+    Decoding(#[from] DecodingError),
+    /// Adaptation of a model that writes with a decoder.
+    #[error(
+        "this version adapts CTC models, not Whisper's decoder: use no adaptation (--adapt none), or put a CTC head beside the Whisper (ctc_head.safetensors)"
+    )]
+    NotAdaptable,
+    /// A Whisper that writes with its decoder, where captions are wanted while someone speaks.
+    #[error(
+        "this version captions live speech with CTC models: use one, or put a CTC head beside the Whisper (ctc_head.safetensors)"
+    )]
+    NotLive,
     /// A stream cannot go on from a state.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -64,11 +80,17 @@ pub struct ModelInfo {
 struct Loaded {
     info: ModelInfo,
     preset: Preset,
-    vocabulary: Vocabulary,
+    writer: Writer,
     model: PlacedModel,
     /// Of the model without a profile.
     source_identity: String,
     profile: Option<Arc<LoadedProfile>>,
+}
+
+/// What turns the model's output into text.
+enum Writer {
+    Ctc(Vocabulary),
+    Whisper(Arc<Generation>),
 }
 
 /// A loaded model. Cheap to clone; sessions on several threads share its weights.
@@ -134,23 +156,34 @@ impl Recognizer {
             });
             loaded_profile = Some(profile);
         }
-        let Some(vocabulary) = files.vocabulary.clone() else {
-            return Err(ModelError::NoHead.into());
+        let writer = match (files.vocabulary.clone(), files.generation.clone()) {
+            (Some(vocabulary), _) => Writer::Ctc(vocabulary),
+            (None, Some(generation)) => Writer::Whisper(Arc::new(generation)),
+            (None, None) => return Err(ModelError::NoHead.into()),
         };
         let (identity, name, preset) = (files.identity.clone(), files.name.clone(), files.preset.clone());
+        let device = match (&writer, device) {
+            // Its decoder runs on the processor.
+            (Writer::Whisper(_), Device::Auto) => Device::Cpu,
+            (Writer::Whisper(_), Device::Cuda(_)) => return Err(Error::OnGpu),
+            _ => device,
+        };
         let model = PlacedModel::load(files, device)?;
         let info = ModelInfo {
             identity,
             name,
             architecture: model.config().architecture.clone(),
             parameters: model.parameter_count(),
-            vocabulary: vocabulary.len(),
+            vocabulary: match &writer {
+                Writer::Ctc(vocabulary) => vocabulary.len(),
+                Writer::Whisper(generation) => generation.tokenizer.len,
+            },
         };
         Ok(Self {
             loaded: Arc::new(Loaded {
                 info,
                 preset,
-                vocabulary,
+                writer,
                 model,
                 source_identity,
                 profile: loaded_profile,
@@ -168,13 +201,26 @@ impl Recognizer {
         self.loaded.model.describe()
     }
 
-    /// SUTA with the settings chosen for this model on data (its adaptation.json), or the paper's where nobody chose.
+    /// SUTA with the settings chosen for this model on data (its adaptation.json), or the paper's where nobody chose; none
+    /// for a Whisper that writes with its decoder.
     pub fn default_adaptation(&self) -> AdaptationConfig {
-        self.loaded.preset.adaptation()
+        match self.loaded.writer {
+            Writer::Ctc(_) => self.loaded.preset.adaptation(),
+            Writer::Whisper(_) => AdaptationConfig::none(),
+        }
+    }
+
+    /// Whether the model is a Whisper that writes with its decoder: it hears recordings whole, in windows of its own,
+    /// and is not adapted.
+    pub fn is_whisper(&self) -> bool {
+        matches!(self.loaded.writer, Writer::Whisper(_))
     }
 
     /// The longest utterance that the model takes at once, in seconds; infinite where nothing but memory limits it.
     pub fn longest_utterance(&self) -> f64 {
+        if self.is_whisper() {
+            return f64::INFINITY;
+        }
         match self
             .features()
             .most_samples(self.loaded.model.config().most_input_values())
@@ -184,13 +230,17 @@ impl Recognizer {
         }
     }
 
-    /// The model in the processor's memory: partial hypotheses are made there.
+    /// The model in the processor's memory.
     pub(crate) fn model_on_cpu(&self) -> Result<&Arc<CtcModel<CpuBackend>>, Error> {
         self.loaded.model.on_cpu().ok_or(Error::OnGpu)
     }
 
-    pub(crate) fn vocabulary(&self) -> &Vocabulary {
-        &self.loaded.vocabulary
+    /// A CTC model's symbols.
+    pub(crate) fn vocabulary(&self) -> Result<&Vocabulary, Error> {
+        match &self.loaded.writer {
+            Writer::Ctc(vocabulary) => Ok(vocabulary),
+            Writer::Whisper(_) => Err(Error::NotLive),
+        }
     }
 
     pub(crate) fn features(&self) -> Features {
@@ -218,27 +268,41 @@ impl Recognizer {
     pub fn transcribe(&self, samples: &[f32], config: &AdaptationConfig) -> Result<Transcript, Error> {
         let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
         let mut session = self.session(config, threads)?;
-        let mut segmenter = self.segmenter();
-        let mut segments = segmenter.push(samples);
-        segments.extend(segmenter.finish());
-        let utterances = segments
-            .into_iter()
-            .map(|segment| session.transcribe_utterance(&segment.samples, segment.start as f64 / SAMPLE_RATE as f64))
-            .collect::<Result<_, _>>()?;
-        Ok(Transcript {
-            utterances,
-            duration: samples.len() as f64 / SAMPLE_RATE as f64,
-        })
+        let transcript = session.transcribe_recording(samples, &mut |_| true)?;
+        // Nothing stopped it.
+        Ok(transcript.unwrap_or_default())
     }
 
     /// A session on `threads` threads (at least 1; a GPU needs none). It keeps its memory from utterance to utterance.
     pub fn session(&self, config: &AdaptationConfig, threads: usize) -> Result<Session, Error> {
+        self.decoding_session(config, &DecodingOptions::default(), threads)
+    }
+
+    /// The same with options of Whisper's decoder, which other models have no use for.
+    pub fn decoding_session(
+        &self,
+        config: &AdaptationConfig,
+        decoding: &DecodingOptions,
+        threads: usize,
+    ) -> Result<Session, Error> {
+        let whisper = match &self.loaded.writer {
+            Writer::Ctc(_) => None,
+            Writer::Whisper(_) if config.method != Method::None => return Err(Error::NotAdaptable),
+            Writer::Whisper(generation) => {
+                let (backend, model) = (CpuBackend::new(threads)?, self.model_on_cpu()?);
+                let source = SourceParameters(model.weights().clone());
+                let (generation, decoding) = (generation.clone(), decoding.clone());
+                let decoder = WhisperDecoder::new(&backend, model.clone(), source, generation, decoding)?;
+                Some(Box::new(OnBackend { backend, decoder }))
+            }
+        };
         let worker = self.loaded.model.worker(config, threads)?;
         let features = self.features();
         Ok(Session {
             recognizer: self.clone(),
             settings: config.clone(),
             worker,
+            whisper,
             features,
             profile: None,
             trace: Trace::default(),
@@ -260,11 +324,18 @@ impl Checkpoint for Arc<LoadedProfile> {
     }
 }
 
+/// Whisper's decoder and what it runs on.
+struct OnBackend {
+    backend: CpuBackend,
+    decoder: WhisperDecoder<CpuBackend, SourceParameters<CpuBackend>>,
+}
+
 /// One worker's memory and state. `Send`, not shared: one utterance at a time.
 pub struct Session {
     recognizer: Recognizer,
     settings: AdaptationConfig,
     worker: Worker,
+    whisper: Option<Box<OnBackend>>,
     features: Features,
     profile: Option<Profile>,
     trace: Trace,
@@ -326,20 +397,48 @@ impl Session {
         &self.trace
     }
 
+    /// Transcribes 16 kHz mono samples of any length. `progress` hears how many seconds are done and may stop the work:
+    /// then `None`.
+    pub fn transcribe_recording(
+        &mut self,
+        samples: &[f32],
+        progress: Progress<'_>,
+    ) -> Result<Option<Transcript>, Error> {
+        if self.whisper.is_some() {
+            return self.transcribe_whisper(samples, 0.0, progress);
+        }
+        let mut segmenter = self.recognizer.segmenter();
+        let mut segments = segmenter.push(samples);
+        segments.extend(segmenter.finish());
+        let mut utterances = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let start = segment.start as f64 / SAMPLE_RATE as f64;
+            if !progress(start) {
+                return Ok(None);
+            }
+            utterances.push(self.transcribe_utterance(&segment.samples, start)?);
+        }
+        Ok(Some(Transcript {
+            utterances,
+            duration: samples.len() as f64 / SAMPLE_RATE as f64,
+            language: None,
+        }))
+    }
+
     /// Transcribes one utterance of 16 kHz mono samples that starts `start` seconds into its recording, adapting to
     /// it as configured. An episodic method leaves no trace in the next; a continual one goes on from it.
     pub fn transcribe_utterance(&mut self, samples: &[f32], start: f64) -> Result<Utterance, Error> {
+        if self.whisper.is_some() {
+            let heard = self.transcribe_whisper(samples, start, &mut |_| true)?;
+            return Ok(whisper::joined(heard.unwrap_or_default(), start));
+        }
         let begin = Instant::now();
         let seconds = samples.len() as f64 / SAMPLE_RATE as f64;
         let longest = self.recognizer.longest_utterance();
         if self.features.values(samples.len()) > self.recognizer.loaded.model.config().most_input_values() {
             return Err(Error::TooLong { seconds, longest });
         }
-        if let Some(position) = samples.iter().position(|sample| !sample.is_finite()) {
-            return Err(Error::NotFinite {
-                seconds: position as f64 / SAMPLE_RATE as f64,
-            });
-        }
+        check_finite(samples)?;
         let input = self.features.compute(samples);
         let episode = self.worker.run(&input)?;
         if let Some(profile) = &mut self.profile
@@ -389,6 +488,7 @@ impl Session {
             guard,
             compute_seconds: 0.0,
             real_time_factor: 0.0,
+            decoding: None,
         }
     }
 
@@ -411,11 +511,23 @@ impl Session {
     }
 
     fn decode(&self, logits: &[f32]) -> Hypothesis {
+        let Writer::Ctc(vocabulary) = &self.recognizer.loaded.writer else {
+            unreachable!("a Whisper's logits are its decoder's");
+        };
         greedy(
             logits,
-            &self.recognizer.loaded.vocabulary,
+            vocabulary,
             self.recognizer.loaded.model.config().samples_per_frame() as f64 / SAMPLE_RATE as f64,
         )
+    }
+}
+
+fn check_finite(samples: &[f32]) -> Result<(), Error> {
+    match samples.iter().position(|sample| !sample.is_finite()) {
+        Some(position) => Err(Error::NotFinite {
+            seconds: position as f64 / SAMPLE_RATE as f64,
+        }),
+        None => Ok(()),
     }
 }
 

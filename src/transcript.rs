@@ -1,5 +1,6 @@
 //! What recognition returns: words with times and confidences, per utterance, per recording.
 
+use crate::decode::whisper::{Decoding, SpokenLanguage};
 use serde::{Deserialize, Serialize};
 
 /// One recognised word.
@@ -11,7 +12,8 @@ pub struct Word {
     pub start: f64,
     /// Seconds from the start of the recording to the end of the word's last frame.
     pub end: f64,
-    /// Geometric mean of the posterior probabilities along the word's CTC path, in [0, 1].
+    /// Geometric mean of the posterior probabilities along the word's CTC path, in [0, 1]; of Whisper's decoder, the mean
+    /// probability of the word's tokens.
     pub confidence: f32,
 }
 
@@ -137,11 +139,15 @@ pub struct Utterance {
     pub compute_seconds: f64,
     /// `compute_seconds` over the utterance's duration.
     pub real_time_factor: f64,
+    /// Of a Whisper's decoder: log-probability, compression ratio and their like, side by side with the other fields in
+    /// JSON.
+    #[serde(flatten)]
+    pub decoding: Option<Decoding>,
 }
 
 impl Utterance {
-    /// One of which nothing is known yet but its place, in seconds.
-    pub(crate) fn empty(start: f64, end: f64) -> Self {
+    /// One without words, not adapted to; times in seconds.
+    pub fn empty(start: f64, end: f64) -> Self {
         Self {
             text: String::new(),
             unadapted_text: String::new(),
@@ -160,6 +166,7 @@ impl Utterance {
             guard: None,
             compute_seconds: 0.0,
             real_time_factor: 0.0,
+            decoding: None,
         }
     }
 }
@@ -184,6 +191,9 @@ pub struct Transcript {
     pub utterances: Vec<Utterance>,
     /// Length of the recording in seconds.
     pub duration: f64,
+    /// The language, where a multilingual Whisper wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<SpokenLanguage>,
 }
 
 impl Transcript {

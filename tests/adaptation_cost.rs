@@ -272,7 +272,7 @@ fn what_lies_below_the_adapted_layers_is_computed_once() {
             let (name, operand) = (&tensor.name, tensor.operand.index());
             let below = match tensor.place {
                 Place::Layer(layer) => layer < first_layer,
-                Place::Feature | Place::Encoder => true,
+                Place::Feature | Place::Encoder | Place::Decoder(_) => true,
                 Place::Head => false,
             };
             assert!(after_first[operand] > 0, "{name} is not read at all");

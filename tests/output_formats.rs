@@ -23,12 +23,17 @@ fn utterance(text: &str, start: f64, end: f64, words: Vec<Word>) -> Utterance {
         guard: None,
         compute_seconds: 0.1,
         real_time_factor: 0.1,
+        decoding: None,
     }
 }
 
 fn transcript(utterances: Vec<Utterance>) -> Transcript {
     let duration = utterances.last().map_or(0.0, |utterance| utterance.end);
-    Transcript { utterances, duration }
+    Transcript {
+        utterances,
+        duration,
+        language: None,
+    }
 }
 
 fn render(format: Format, transcript: &Transcript) -> String {
@@ -49,6 +54,7 @@ fn with_document(transcript: &Transcript, f: impl Fn(&Document<'_>) -> String) -
         model: &model,
         settings: &AdaptationConfig::paper(),
         stream: None,
+        decoding: None,
         warnings: &[],
     })
 }

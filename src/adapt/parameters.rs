@@ -37,7 +37,7 @@ impl Selection {
         let high_enough = match (self.top_layers, tensor.place) {
             (None, _) | (_, Place::Head) => true,
             (Some(top), Place::Layer(layer)) => layer + top >= layers,
-            (Some(_), Place::Feature | Place::Encoder) => false,
+            (Some(_), Place::Feature | Place::Encoder | Place::Decoder(_)) => false,
         };
         tensor.kind != Kind::Fixed && chosen && high_enough
     }

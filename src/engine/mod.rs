@@ -12,8 +12,8 @@ mod shapes;
 
 pub use arena::{Arena, ArenaPlan, Slot};
 pub use shapes::{
-    AdamW, Attention, BiasAndGradient, Conv1d, GroupedConv1d, Linear, ObjectiveTerms, ObjectiveValue, RelativeBias,
-    RelativeBiasGradient, Rows,
+    AdamW, Attention, BiasAndGradient, Conv1d, CrossAttention, GroupedConv1d, Linear, ObjectiveTerms, ObjectiveValue,
+    RelativeBias, RelativeBiasGradient, Rows,
 };
 
 use std::ops::Range;
@@ -357,6 +357,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         dqkv: Self::ViewMut<'_>,
         scratch: Self::ViewMut<'_>,
     );
+
     /// WavLM's gate: `sigmoid(a) (sigmoid(b) constant - 1) + 2`, a the sum of a row's first four values and b of its
     /// last four; projection `[T, heads, 8]`, constant `[heads]`, gate `[heads, T]`. `rows.cols` counts heads.
     fn relative_gate(&self, shape: Rows, projection: Self::View<'_>, constant: Self::View<'_>, gate: Self::ViewMut<'_>);
@@ -403,4 +404,39 @@ pub trait Backend: Send + Sync + Sized + 'static {
         first_moment: Self::ViewMut<'_>,
         second_moment: Self::ViewMut<'_>,
     );
+}
+
+/// A device that also runs what Whisper's decoder needs.
+pub trait DecoderBackend: Backend {
+    /// Values of scratch memory that attention to other rows needs (forward and backward alike).
+    fn cross_attention_scratch(&self, shape: CrossAttention) -> usize;
+    /// Softmax attention of q `[queries, heads, head_dim]` over kv `[keys, 2, heads, head_dim]`, out as q,
+    /// `log_sum_exp` `[heads, queries]`. With `causal`, query i sees the keys `0 ..= keys - queries + i` alone.
+    fn cross_attention(
+        &self,
+        shape: CrossAttention,
+        q: Self::View<'_>,
+        kv: Self::View<'_>,
+        out: Self::ViewMut<'_>,
+        log_sum_exp: Self::ViewMut<'_>,
+        scratch: Self::ViewMut<'_>,
+    );
+    /// `dq = ...` as q, and `dkv = ...` as kv.
+    fn cross_attention_backward(
+        &self,
+        shape: CrossAttention,
+        q: Self::View<'_>,
+        kv: Self::View<'_>,
+        out: Self::View<'_>,
+        log_sum_exp: Self::View<'_>,
+        dout: Self::View<'_>,
+        dq: Self::ViewMut<'_>,
+        dkv: Self::ViewMut<'_>,
+        scratch: Self::ViewMut<'_>,
+    );
+
+    /// `y[r] = table[rows[r]]`, table `[_, cols]` and y `[rows.len(), cols]`: an embedding. Panics on a row outside.
+    fn gather_rows(&self, rows: &[u32], cols: usize, table: Self::View<'_>, y: Self::ViewMut<'_>);
+    /// `dtable[rows[r]] += dy[r]`.
+    fn gather_rows_backward(&self, rows: &[u32], cols: usize, dy: Self::View<'_>, dtable: Self::ViewMut<'_>);
 }

@@ -150,6 +150,42 @@ impl Attention {
     }
 }
 
+/// Attention of some rows to others: a decoder's to the encoder's output, or to its own earlier positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrossAttention {
+    /// Rows that look.
+    pub queries: usize,
+    /// Rows that are looked at.
+    pub keys: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Values a head.
+    pub head_dim: usize,
+    /// The queries are the last of the keys' positions, and each sees its own and those before it.
+    pub causal: bool,
+}
+
+impl CrossAttention {
+    /// Scores are multiplied by `1 / sqrt(head_dim)`.
+    pub fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// Model width: heads side by side.
+    pub fn width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// How many keys, from the first, a query sees.
+    pub fn visible(&self, query: usize) -> usize {
+        if self.causal {
+            self.keys - self.queries + query + 1
+        } else {
+            self.keys
+        }
+    }
+}
+
 /// The terms of SUTA's objective (Lin, Li and Lee 2022):
 /// `entropy_weight · mean entropy of the non-blank frames + (1 - entropy_weight) · minimum class confusion of all frames`.
 #[derive(Debug, Clone, Copy, PartialEq)]

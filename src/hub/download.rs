@@ -16,11 +16,13 @@ const LOOK_UP: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Files beside the weights, fetched where there are.
-const SMALL_FILES: [&str; 8] = [
+const SMALL_FILES: [&str; 10] = [
     "config.json",
     "preprocessor_config.json",
     "tokenizer_config.json",
     "vocab.json",
+    "tokenizer.json",
+    "generation_config.json",
     "added_tokens.json",
     "adaptation.json",
     "ctc_vocab.json",

@@ -20,6 +20,7 @@ pub struct Decoder {
 impl Decoder {
     /// For the tensors that these settings move.
     pub fn new(recognizer: &Recognizer, config: &AdaptationConfig) -> Result<Self, Error> {
+        recognizer.vocabulary()?;
         let backend = CpuBackend::new(1)?;
         let selection = (config.planned_steps() > 0).then_some(Selection {
             choice: config.parameters,
@@ -62,7 +63,7 @@ impl Decoder {
         model.forward(&self.backend, &self.parameters, &mut self.arena, &activations, 0);
         let logits = self.arena.view(&self.backend, activations.logits());
         let frame_seconds = model.config().samples_per_frame() as f64 / f64::from(SAMPLE_RATE);
-        let mut hypothesis = greedy(logits, self.recognizer.vocabulary(), frame_seconds);
+        let mut hypothesis = greedy(logits, self.recognizer.vocabulary()?, frame_seconds);
         for word in &mut hypothesis.words {
             word.start += start;
             word.end += start;

@@ -1,6 +1,7 @@
 //! config.json and adaptation.json.
 
 use super::checkpoint::EncoderSizes;
+use super::decoder::DecoderConfig;
 use super::positional::PositionalConfig;
 use super::transformer::{LayerNames, TransformerConfig};
 use super::{Input, ModelError};
@@ -22,6 +23,8 @@ pub struct ModelConfig {
     pub transformer: TransformerConfig,
     /// What comes before them.
     pub frontend: FrontendConfig,
+    /// Whisper's decoder, where the configuration has one.
+    pub decoder: Option<DecoderConfig>,
     /// What stands before `encoder.` or `feature_extractor.` in the tensors' names.
     prefix: &'static str,
 }
@@ -82,6 +85,14 @@ struct WhisperJson {
     max_source_positions: usize,
     #[serde(default)]
     vocab_size: usize,
+    #[serde(default)]
+    decoder_layers: usize,
+    #[serde(default)]
+    decoder_attention_heads: usize,
+    #[serde(default)]
+    decoder_ffn_dim: usize,
+    #[serde(default)]
+    max_target_positions: usize,
     ctc_blank_id: Option<usize>,
     #[serde(default)]
     pad_token_id: usize,
@@ -208,6 +219,29 @@ impl ModelConfig {
         ])?;
         // Without a CTC head, the vocabulary is the decoder's.
         let has_head = architecture == "WhisperForCTC";
+        let decoder = DecoderConfig {
+            layers: json.decoder_layers,
+            heads: json.decoder_attention_heads,
+            ffn: json.decoder_ffn_dim,
+            vocab_size: json.vocab_size,
+            positions: json.max_target_positions,
+        };
+        let decoder = (!has_head && decoder.layers > 0).then_some(decoder);
+        if let Some(decoder) = &decoder {
+            check_sizes(&[
+                ("decoder_layers", decoder.layers, 256),
+                ("decoder_attention_heads", decoder.heads, 1_024),
+                ("decoder_ffn_dim", decoder.ffn, 65_536),
+                ("vocab_size", decoder.vocab_size, 1_000_000),
+                ("max_target_positions", decoder.positions, 65_536),
+            ])?;
+            if decoder.positions < 16 {
+                return Err(invalid(format!("max_target_positions is {}", decoder.positions)));
+            }
+            if !json.d_model.is_multiple_of(decoder.heads) {
+                return Err(invalid("d_model is not divisible by decoder_attention_heads"));
+            }
+        }
         Ok(Self {
             architecture: architecture.into(),
             vocab_size: if has_head { json.vocab_size } else { 0 },
@@ -228,13 +262,20 @@ impl ModelConfig {
                 num_mel_bins: json.num_mel_bins,
                 max_source_positions: json.max_source_positions,
             }),
+            decoder,
             prefix,
         })
     }
 
     /// Of a CTranslate2 directory, which has no configuration of the encoder: its tensors' sizes tell.
     pub(super) fn of_whisper_encoder(sizes: &EncoderSizes) -> Result<Self, ModelError> {
+        let decoder = sizes.decoder.as_ref();
         let value = serde_json::json!({
+            "decoder_layers": decoder.map_or(0, |decoder| decoder.layers),
+            "decoder_attention_heads": decoder.map_or(0, |decoder| decoder.heads),
+            "decoder_ffn_dim": decoder.map_or(0, |decoder| decoder.ffn),
+            "max_target_positions": decoder.map_or(0, |decoder| decoder.positions),
+            "vocab_size": decoder.map_or(0, |decoder| decoder.vocab_size),
             "d_model": sizes.width,
             "encoder_layers": sizes.layers,
             "encoder_attention_heads": sizes.heads,
@@ -342,6 +383,7 @@ impl ModelConfig {
                 positional,
                 normalise: true,
             }),
+            decoder: None,
             prefix,
         })
     }

@@ -1,6 +1,7 @@
-//! A CTC model: a frontend that turns the signal into frames, transformer layers, an output layer.
+//! A model: a frontend that turns the signal into frames, transformer layers, then CTC's output layer or a decoder.
 
 use super::checkpoint::Checkpoint;
+use super::decoder::Decoder;
 use super::layers::{LayerNorm, LinearLayer};
 use super::tensors::{OperandId, Place, WeightsBuilder};
 use super::transformer::{Transformer, TransformerActivations};
@@ -40,6 +41,7 @@ pub struct CtcModel<B: Backend> {
     frontend: Frontend,
     transformer: Transformer,
     output: Output,
+    decoder: Option<Decoder>,
 }
 
 enum Frontend {
@@ -78,6 +80,11 @@ impl Activations {
     /// Values of the input.
     pub fn values(&self) -> usize {
         self.values
+    }
+
+    /// `[T, D]`: what the output layer reads, or a decoder.
+    pub fn encoded(&self) -> Slot {
+        self.normed
     }
 
     /// `[T, V]`
@@ -147,6 +154,13 @@ impl<B: Backend> CtcModel<B> {
         } else {
             None
         };
+        let decoder = match &config.decoder {
+            Some(decoder) => {
+                let prefix = format!("{}decoder.", names.base);
+                Some(Decoder::load(builder_ref, decoder.clone(), &prefix, width)?)
+            }
+            None => None,
+        };
         let weights = Arc::new(builder.finish(backend)?);
         Ok(Self {
             config,
@@ -154,6 +168,7 @@ impl<B: Backend> CtcModel<B> {
             frontend,
             transformer,
             output: Output { norm, head },
+            decoder,
         })
     }
 
@@ -165,6 +180,11 @@ impl<B: Backend> CtcModel<B> {
     /// The source model's tensors.
     pub fn weights(&self) -> &Arc<Weights<B>> {
         &self.weights
+    }
+
+    /// Whisper's decoder, where the model has one.
+    pub fn decoder(&self) -> Option<&Decoder> {
+        self.decoder.as_ref()
     }
 
     /// What the model takes in.

@@ -26,7 +26,7 @@ pub enum ModelError {
     },
     /// An architecture this version cannot run.
     #[error(
-        "the model's architecture is {found}, which this version cannot run; it runs Wav2Vec2ForCTC, HubertForCTC, Data2VecAudioForCTC, WavLMForCTC, and Whisper's encoder with a CTC head"
+        "the model's architecture is {found}, which this version cannot run; it runs Wav2Vec2ForCTC, HubertForCTC, Data2VecAudioForCTC, WavLMForCTC, and Whisper (whole, or its encoder with a CTC head)"
     )]
     Architecture {
         /// What config.json says.
@@ -39,7 +39,7 @@ pub enum ModelError {
     NoWeights,
     /// An encoder that nobody gave an output layer for CTC.
     #[error(
-        "the model is an encoder without a CTC head, so it cannot transcribe; put one beside it as ctc_head.safetensors (ctc_head.weight, ctc_head.bias) with its symbols in ctc_vocab.json"
+        "the model is an encoder without a decoder or a CTC head, so it cannot transcribe; put a head beside it as ctc_head.safetensors (ctc_head.weight, ctc_head.bias) with its symbols in ctc_vocab.json"
     )]
     NoHead,
     /// A profile that does not belong to the model.

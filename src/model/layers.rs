@@ -30,25 +30,43 @@ impl LinearLayer {
         })
     }
 
-    /// Queries, keys and values as one layer of three times the width. Whisper's keys have no bias.
+    /// Queries, keys and values as one layer of three times the width.
     pub(super) fn load_qkv(builder: &mut WeightsBuilder<'_>, name: &str, width: usize) -> Result<Self, ModelError> {
+        Self::load_stacked(builder, name, &["q", "k", "v"], width)
+    }
+
+    /// Several projections (`q`, `k`, `v`) as one layer, side by side. Whisper's keys have no bias.
+    pub(super) fn load_stacked(
+        builder: &mut WeightsBuilder<'_>,
+        name: &str,
+        parts: &[&str],
+        width: usize,
+    ) -> Result<Self, ModelError> {
         let (square, vector) = ([width, width], [width]);
-        let [q, k, v] = ["q", "k", "v"].map(|part| format!("{name}.{part}_proj.weight"));
-        let weights = [&q, &k, &v].map(|name| Piece::Tensor(name, &square, Kind::Weight, Layout::Same));
-        let weight = builder.operand(&weights)?;
-        let [q, k, v] = ["q", "k", "v"].map(|part| format!("{name}.{part}_proj.bias"));
-        let bias = |name| Piece::Tensor(name, &vector, Kind::Bias, Layout::Same);
-        let key_bias = if builder.has(&k) {
-            bias(&k)
-        } else {
-            Piece::Constant(0.0, width)
+        let names = |what: &str| -> Vec<String> {
+            let names = parts.iter().map(|part| format!("{name}.{part}_proj.{what}"));
+            names.collect()
         };
-        let bias = builder.operand(&[bias(&q), key_bias, bias(&v)])?;
+        let (weights, biases) = (names("weight"), names("bias"));
+        let weights: Vec<_> = weights
+            .iter()
+            .map(|name| Piece::Tensor(name, &square, Kind::Weight, Layout::Same))
+            .collect();
+        let weight = builder.operand(&weights)?;
+        let biases: Vec<_> = parts
+            .iter()
+            .zip(&biases)
+            .map(|(part, name)| match *part {
+                "k" if !builder.has(name) => Piece::Constant(0.0, width),
+                _ => Piece::Tensor(name, &vector, Kind::Bias, Layout::Same),
+            })
+            .collect();
+        let bias = builder.operand(&biases)?;
         Ok(Self {
             weight,
             bias,
             inputs: width,
-            outputs: 3 * width,
+            outputs: parts.len() * width,
         })
     }
 

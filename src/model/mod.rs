@@ -6,12 +6,15 @@
 pub mod checkpoint;
 mod config;
 mod ctc;
+mod decoder;
 mod error;
+mod generation;
 mod layers;
 mod positional;
 mod relative;
 mod source;
 mod tensors;
+mod tokenizer;
 mod transformer;
 mod vocabulary;
 mod wav2vec2;
@@ -19,13 +22,42 @@ mod whisper;
 
 pub use config::{FrontendConfig, ModelConfig, Preset, Wav2Vec2Config, WhisperConfig};
 pub use ctc::{Activations, CtcModel, Input, KEEP_ALL, KEEP_NOTHING};
+pub use decoder::{Decoder, DecoderActivations, DecoderConfig, Tokens};
 pub use error::ModelError;
+pub use generation::Generation;
 pub use source::{ModelFiles, WeightBytes};
 pub use tensors::{Kind, NamedTensor, OperandId, Place, Weights};
+pub use tokenizer::Tokenizer;
 pub use transformer::TransformerConfig;
 pub use vocabulary::{Symbol, Vocabulary};
 
 use crate::engine::Backend;
+use std::sync::Arc;
+
+/// The source model's values, nothing adapted.
+pub struct SourceParameters<B: Backend>(pub Arc<Weights<B>>);
+
+impl<B: Backend> Parameters<B> for SourceParameters<B> {
+    fn value(&self, backend: &B, id: OperandId) -> B::View<'_> {
+        self.0.value(backend, id)
+    }
+
+    fn is_adapted(&self, _: OperandId) -> bool {
+        false
+    }
+
+    fn gradient(&mut self, _: &B, _: OperandId) -> Option<B::ViewMut<'_>> {
+        None
+    }
+
+    fn values_and_gradients<const N: usize>(
+        &mut self,
+        backend: &B,
+        ids: [OperandId; N],
+    ) -> ([B::View<'_>; N], [Option<B::ViewMut<'_>>; N]) {
+        (ids.map(|id| self.0.value(backend, id)), [const { None }; N])
+    }
+}
 
 /// Where a model's passes find the values of its operands, and leave gradients.
 pub trait Parameters<B: Backend> {

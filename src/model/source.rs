@@ -1,7 +1,7 @@
 //! A model's files: from a directory in one of the published layouts, or embedded in the binary.
 
 use super::checkpoint::{Checkpoint, Ctranslate2Checkpoint, Overlay, PickleCheckpoint, SafetensorsCheckpoint};
-use super::{CtcModel, ModelConfig, ModelError, Preset, Vocabulary};
+use super::{CtcModel, Generation, ModelConfig, ModelError, Preset, Vocabulary};
 use crate::engine::Backend;
 use std::borrow::Cow;
 use std::path::{Component, Path};
@@ -14,6 +14,8 @@ pub struct ModelFiles {
     pub config: ModelConfig,
     /// vocab.json and tokenizer_config.json; `None` where the model has no CTC head.
     pub vocabulary: Option<Vocabulary>,
+    /// How a Whisper's decoder writes; `None` where a CTC head does, or nothing can.
+    pub generation: Option<Generation>,
     /// adaptation.json: the adaptation settings chosen for this model, where somebody chose.
     pub preset: Preset,
     /// The weights.
@@ -140,7 +142,7 @@ impl Directory<'_> {
 }
 
 impl ModelFiles {
-    /// Opens a model directory: config.json, vocab.json and weights as model.safetensors or pytorch_model.bin, in one
+    /// Opens a model directory: config.json, vocab.json (a whole Whisper: tokenizer.json) and weights as model.safetensors or pytorch_model.bin, in one
     /// file or in shards, or a CTranslate2 model.bin; a Whisper without a CTC head may have one in
     /// ctc_head.safetensors and its symbols in ctc_vocab.json. Where there are, preprocessor_config.json,
     /// tokenizer_config.json, added_tokens.json and adaptation.json.
@@ -232,7 +234,25 @@ impl ModelFiles {
             texts.tokenizer = None;
             texts.added_tokens = None;
         }
-        Self::assemble(name, config, texts, checkpoint, hasher, format)
+        if config.vocab_size > 0 || !has_decoder(&config, &*checkpoint) {
+            config.decoder = None;
+        }
+        let mut generation = None;
+        if let Some(decoder) = &config.decoder {
+            let tokenizer = directory.read("tokenizer.json")?;
+            let mut files = vec![("tokenizer.json", tokenizer)];
+            for file in ["generation_config.json", "config.json"] {
+                files.extend(directory.read_if_there(file)?.map(|bytes| (file, bytes)));
+            }
+            files.iter().for_each(|(_, bytes)| hasher.add(bytes));
+            let texts: Vec<(&str, &[u8])> = files[1..].iter().map(|(file, bytes)| (*file, &**bytes)).collect();
+            generation = Some(Generation::parse(&files[0].1, &texts, decoder)?);
+        }
+        let assembled = Self::assemble(name, config, texts, checkpoint, hasher, format)?;
+        Ok(Self {
+            generation,
+            ..assembled
+        })
     }
 
     fn assemble(
@@ -263,6 +283,7 @@ impl ModelFiles {
             name,
             config,
             vocabulary,
+            generation: None,
             preset: preset.unwrap_or_default(),
             checkpoint,
             bytes: hasher.bytes,
@@ -311,6 +332,12 @@ impl ModelFiles {
     pub fn load<B: Backend>(&self, backend: &B) -> Result<CtcModel<B>, ModelError> {
         CtcModel::load(backend, self.config.clone(), &*self.checkpoint)
     }
+}
+
+/// Whether the weights are a whole Whisper's, not an encoder's alone.
+fn has_decoder(config: &ModelConfig, checkpoint: &dyn Checkpoint) -> bool {
+    let name = format!("{}decoder.embed_tokens.weight", config.names().base);
+    config.decoder.is_some() && checkpoint.shape(&name).is_some()
 }
 
 /// BLAKE3 over what decides a model's output, each part after its length.

@@ -31,6 +31,9 @@ pub enum Place {
     Layer(usize),
     /// The output layer.
     Head,
+    /// A layer of Whisper's decoder, counted from the bottom; its embeddings and its last norm count with the layers
+    /// they are next to.
+    Decoder(usize),
 }
 
 /// One argument of an operation: a stretch of the flat buffer, holding one tensor or several side by side.

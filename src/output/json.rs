@@ -1,5 +1,6 @@
 //! JSON: the transcript with every number that was measured on the way.
 
+use crate::decode::whisper::{DecodingOptions, SpokenLanguage};
 use crate::{AdaptationConfig, ModelInfo, Transcript, Utterance};
 use serde::Serialize;
 
@@ -14,6 +15,8 @@ pub struct Document<'a> {
     pub model: &'a ModelInfo,
     /// The adaptation settings.
     pub settings: &'a AdaptationConfig,
+    /// The settings of Whisper's decoder, where one wrote it.
+    pub decoding: Option<&'a DecodingOptions>,
     /// The stream it belongs to, where the method is continual.
     pub stream: Option<&'a str>,
     /// What decoding the audio found wrong but survivable.
@@ -26,8 +29,12 @@ struct Fields<'a> {
     file: &'a str,
     duration: f64,
     text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    language: Option<&'a SpokenLanguage>,
     model: &'a ModelInfo,
     settings: &'a AdaptationConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decoding: Option<&'a DecodingOptions>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<&'a str>,
     version: &'static str,
@@ -41,8 +48,10 @@ impl<'a> Document<'a> {
             file: self.file,
             duration: self.transcript.duration,
             text: self.transcript.text(),
+            language: self.transcript.language.as_ref(),
             model: self.model,
             settings: self.settings,
+            decoding: self.decoding,
             stream: self.stream,
             version: crate::VERSION,
             warnings: self.warnings,

@@ -169,6 +169,7 @@ impl Form {
             transcript,
             model: app.recognizer.info(),
             settings,
+            decoding: None,
             stream: None,
             warnings: &[],
         };

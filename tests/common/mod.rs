@@ -80,6 +80,12 @@ impl Golden {
         self.file().tensor(name).unwrap().shape().to_vec()
     }
 
+    pub fn get_i32(&self, name: &str) -> Vec<i32> {
+        let file = self.file();
+        let values = file.tensor(name).unwrap().data().chunks_exact(4);
+        values.map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
     pub fn get_f64(&self, name: &str) -> Vec<f64> {
         let file = self.file();
         let values = file.tensor(name).unwrap().data().chunks_exact(8);

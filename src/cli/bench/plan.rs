@@ -103,6 +103,16 @@ impl Plan {
         }
         tell_apart(&mut lanes);
         let models = models(&typed.model)?;
+        let adapting = methods.iter().find(|method| method.name != "none");
+        let whisper = models.iter().find(|model| model.is_whisper());
+        if let (Some(method), Some(whisper)) = (adapting, whisper) {
+            return Err(Failure::usage(format_args!(
+                "{}: method {}: {}",
+                whisper.info().name,
+                method.name,
+                crate::Error::NotAdaptable
+            )));
+        }
         let settings = models
             .iter()
             .map(|model| {

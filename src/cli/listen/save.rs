@@ -216,12 +216,14 @@ impl Captions {
             let transcript = Transcript {
                 utterances: vec![utterance.clone()],
                 duration: utterance.end,
+                language: None,
             };
             let document = Document {
                 file: "",
                 transcript: &transcript,
                 model: &self.model,
                 settings: &self.settings,
+                decoding: None,
                 stream: None,
                 warnings: &[],
             };

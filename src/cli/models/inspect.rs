@@ -58,15 +58,31 @@ struct Report {
     longest_seconds: Option<f64>,
     parameters: usize,
     tensors: usize,
-    /// Tensors in the file that the encoder has no need of, such as a decoder's.
+    /// Tensors in the file that are not needed, such as a decoder's beside a CTC head.
     unused_tensors: usize,
-    /// `None` for an encoder without a CTC head, which cannot transcribe.
+    /// `None` for a model without a CTC head.
     vocabulary: Option<Symbols>,
+    /// Whisper's; `None` for a model without one, or with a CTC head in its place.
+    decoder: Option<DecoderReport>,
     /// The settings that `transcribe` starts from, and where they come from.
     adaptation: AdaptationConfig,
     adaptation_chosen_on: Option<String>,
     /// What each value of `--parameters` would move.
     adapted: Vec<Adapted>,
+}
+
+#[derive(Debug, Serialize)]
+struct DecoderReport {
+    layers: usize,
+    heads: usize,
+    feed_forward: usize,
+    tokens: usize,
+    /// The longest sequence, prompt included.
+    positions: usize,
+    /// Codes; none for an English-only model.
+    languages: Vec<String>,
+    /// Layer and head, for the times of words.
+    alignment_heads: Vec<(usize, usize)>,
 }
 
 #[derive(Debug, Serialize)]
@@ -149,12 +165,30 @@ fn report(files: ModelFiles, model: &CtcModel<CpuBackend>) -> Report {
         tensors: weights.tensors().len(),
         unused_tensors: unused.count(),
         vocabulary: files.vocabulary.as_ref().map(symbols),
-        adaptation: files.preset.adaptation(),
+        decoder: decoder(&files),
+        adaptation: match files.generation {
+            Some(_) => AdaptationConfig::none(),
+            None => files.preset.adaptation(),
+        },
         adaptation_chosen_on: files.preset.chosen_on.clone(),
         adapted: adapted.into(),
         name: files.name,
         identity: files.identity,
     }
+}
+
+fn decoder(files: &ModelFiles) -> Option<DecoderReport> {
+    let (config, generation) = (files.config.decoder.as_ref()?, files.generation.as_ref()?);
+    let languages = generation.tokenizer.languages.iter().map(|(code, _)| code.clone());
+    Some(DecoderReport {
+        layers: config.layers,
+        heads: config.heads,
+        feed_forward: config.ffn,
+        tokens: config.vocab_size,
+        positions: config.positions,
+        languages: languages.collect(),
+        alignment_heads: generation.alignment_heads.clone(),
+    })
 }
 
 fn longest(config: &ModelConfig) -> Option<f64> {
@@ -235,10 +269,27 @@ fn describe(report: &Report) -> String {
         "output",
         format!("a frame every {:.0} ms{limit}", report.seconds_per_frame * 1e3),
     );
+    if let Some(decoder) = &report.decoder {
+        let languages = match decoder.languages.len() {
+            0 => "English only".to_string(),
+            count => format!("{count} languages"),
+        };
+        line(
+            "decoder",
+            format!(
+                "{} layers, {} heads, feed-forward {}, {} tokens, {languages}",
+                decoder.layers,
+                decoder.heads,
+                decoder.feed_forward,
+                thousands(decoder.tokens)
+            ),
+        );
+    }
     line(
         "vocabulary",
         match &report.vocabulary {
-            None => "none: an encoder without a CTC head, which cannot transcribe by itself".to_string(),
+            None if report.decoder.is_some() => "no CTC head: its decoder writes".to_string(),
+            None => "none: an encoder without a decoder or a CTC head, which cannot transcribe by itself".to_string(),
             Some(symbols) => vocabulary_line(symbols),
         },
     );
@@ -260,16 +311,20 @@ fn describe(report: &Report) -> String {
         "the SUTA paper's"
     };
     let parameters = CHOICES.iter().find(|(_, choice)| *choice == adaptation.parameters);
-    line(
-        "settings",
-        format!(
+    let settings = match report.decoder {
+        Some(_) => "none: a Whisper's decoder is not adapted".to_string(),
+        None => format!(
             "{chosen}: lr {:e}, {}, {} steps",
             adaptation.learning_rate,
             parameters.map_or("", |(name, _)| name),
             adaptation.steps
         ),
-    );
+    };
+    line("settings", settings);
     line("identity", report.identity.clone());
+    if report.decoder.is_some() {
+        return text;
+    }
     text += "\n--parameters          tensors       values  updates a step with --compat suta\n";
     for adapted in &report.adapted {
         let updates: Vec<String> = adapted

@@ -16,12 +16,32 @@ pub(super) const SHORT_NAMES: [&str; 8] = [
     "openai/whisper-base.en",
 ];
 
+/// Whispers by the names that faster-whisper gives them, in its format: half the size of the originals.
+pub(super) const WHISPERS: [(&str, &str); 16] = [
+    ("tiny.en", "Systran/faster-whisper-tiny.en"),
+    ("tiny", "Systran/faster-whisper-tiny"),
+    ("base.en", "Systran/faster-whisper-base.en"),
+    ("base", "Systran/faster-whisper-base"),
+    ("small.en", "Systran/faster-whisper-small.en"),
+    ("small", "Systran/faster-whisper-small"),
+    ("medium.en", "Systran/faster-whisper-medium.en"),
+    ("medium", "Systran/faster-whisper-medium"),
+    ("large-v2", "Systran/faster-whisper-large-v2"),
+    ("large-v3", "Systran/faster-whisper-large-v3"),
+    ("distil-small.en", "Systran/faster-distil-whisper-small.en"),
+    ("distil-medium.en", "Systran/faster-distil-whisper-medium.en"),
+    ("distil-large-v3", "Systran/faster-distil-whisper-large-v3"),
+    ("distil-large-v3.5", "distil-whisper/distil-large-v3.5-ct2"),
+    ("large-v3-turbo", "mobiuslabsgmbh/faster-whisper-large-v3-turbo"),
+    ("turbo", "mobiuslabsgmbh/faster-whisper-large-v3-turbo"),
+];
+
 /// The model on the hub that a name means.
 pub(super) fn repository(text: &str) -> Result<RepoName, HubError> {
-    let short = SHORT_NAMES
-        .iter()
-        .find(|name| name.split_once('/').is_some_and(|(_, short)| short == text));
-    RepoName::parse(short.unwrap_or(&text))
+    let whisper = WHISPERS.iter().find(|(short, _)| *short == text).map(|(_, full)| *full);
+    let ends_so = |name: &&&str| name.split_once('/').is_some_and(|(_, short)| short == text);
+    let short = SHORT_NAMES.iter().find(ends_so).copied();
+    RepoName::parse(whisper.or(short).unwrap_or(text))
 }
 
 /// The directory of a model that was asked for by directory or name. Nothing is fetched.
@@ -53,6 +73,13 @@ mod tests {
             let (_, short) = full.split_once('/').expect("two parts");
             assert_eq!(repository(short).expect("known").to_string(), full);
             assert_eq!(repository(full).expect("valid").to_string(), full);
+        }
+        for (index, (short, full)) in WHISPERS.iter().enumerate() {
+            assert_eq!(repository(short).expect("known").to_string(), *full);
+            assert!(
+                WHISPERS[..index].iter().all(|(other, _)| other != short),
+                "{short} twice"
+            );
         }
         assert!(repository("unheard-of").is_err());
     }

@@ -1,5 +1,6 @@
 //! What was typed: the arguments as clap reads them, checked one by one but not against each other.
 
+use super::decoding::DecodingArguments;
 use super::streams::StreamBy;
 use crate::cli::{EXIT_CODES, Failure};
 use crate::output::Format;
@@ -88,6 +89,9 @@ pub(in crate::cli) struct Arguments {
 
     #[command(flatten)]
     pub(super) adaptation: AdaptationArguments,
+
+    #[command(flatten)]
+    pub(super) decoding: DecodingArguments,
 }
 
 /// The options of adaptation, as typed.
@@ -280,14 +284,14 @@ fn parameters() -> impl TypedValueParser<Value = ParameterChoice> {
     })
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+pub(super) fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
         _ => Err("give a finite number greater than 0, such as 2e-5 or 2.5".to_string()),
     }
 }
 
-fn probability(text: &str) -> Result<f64, String> {
+pub(super) fn probability(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
         _ => Err("give a probability, from 0 to 1".to_string()),

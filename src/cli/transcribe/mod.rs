@@ -4,6 +4,7 @@
 //! take them from the `queue`, `outputs` puts their transcripts in place and into the `journal`.
 
 mod arguments;
+mod decoding;
 mod inputs;
 mod journal;
 mod outputs;

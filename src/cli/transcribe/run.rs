@@ -59,6 +59,8 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
     };
     let profile = settings.adaptation.load_adapted.as_deref();
     let recognizer = settings::load_model(settings.model.as_deref(), profile, settings.device)?;
+    settings::check_model(&recognizer, &settings.adaptation, &settings.decoding)?;
+    let decoding = settings.decoding.options();
     let (events, incoming) = channel();
     let signals = events.clone();
     let interrupt = Interrupt::listen(move || {
@@ -69,7 +71,7 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
     let (jobs, threads) = settings.parallelism(streams.len());
     let adaptation = settings::adaptation(&settings.adaptation, recognizer.default_adaptation());
     let info = recognizer.info();
-    let settings_key = settings::settings_key(info, &adaptation);
+    let settings_key = settings::settings_key(info, &adaptation, recognizer.is_whisper().then_some(&decoding));
     // A stream's results may all wait for an earlier stream's, which must not wait for them.
     let window = if settings.output_dir.is_some() || adaptation.method.is_continual() {
         usize::MAX
@@ -84,6 +86,7 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
         queue,
         recognizer,
         adaptation,
+        decoding,
         settings_key,
         threads,
         to,

@@ -1,8 +1,10 @@
 //! What the arguments mean: checked against each other, with the defaults filled in.
 
 use super::arguments::{AdaptationArguments, Arguments, CompatChoice, FormatChoice, MethodChoice};
+use super::decoding::DecodingArguments;
 use super::streams::StreamBy;
 use crate::cli::{Failure, cores};
+use crate::decode::whisper::DecodingOptions;
 use crate::engine::EngineError;
 use crate::model::ModelError;
 use crate::output::Format;
@@ -26,6 +28,7 @@ pub(super) struct Settings {
     pub(super) overwrite: bool,
     pub(super) device: Device,
     pub(super) adaptation: AdaptationArguments,
+    pub(super) decoding: DecodingArguments,
     jobs: Option<usize>,
 }
 
@@ -62,6 +65,7 @@ impl Settings {
             overwrite: typed.overwrite,
             device: typed.device,
             adaptation: typed.adaptation,
+            decoding: typed.decoding,
             jobs: typed.jobs.map(usize::from),
         })
     }
@@ -192,6 +196,27 @@ pub(in crate::cli) fn adaptation(typed: &AdaptationArguments, of_model: Adaptati
     config
 }
 
+/// Refuses what the loaded model cannot do: a Whisper's decoder is not adapted, and other models have none.
+pub(super) fn check_model(
+    recognizer: &Recognizer,
+    adaptation: &AdaptationArguments,
+    decoding: &DecodingArguments,
+) -> Result<(), Failure> {
+    if recognizer.is_whisper() {
+        return match adaptation.adapt {
+            None | Some(MethodChoice::None) => Ok(()),
+            Some(_) => Err(Failure::usage(crate::Error::NotAdaptable)),
+        };
+    }
+    match decoding.typed() {
+        Some(option) => Err(Failure::usage(format_args!(
+            "{option} is for a Whisper that writes with its decoder; this model is {}",
+            recognizer.info().architecture
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// The options typed that `--adapt none` leaves without effect.
 pub(super) fn idle_options(typed: &AdaptationArguments) -> Vec<&'static str> {
     if typed.adapt != Some(MethodChoice::None) {
@@ -219,8 +244,11 @@ pub(super) fn idle_options(typed: &AdaptationArguments) -> Vec<&'static str> {
 
 /// What decides the content of a recording's outputs beside the recording: the model, the adaptation settings and
 /// the outputs' schema. Hexadecimal.
-pub(super) fn settings_key(model: &ModelInfo, config: &AdaptationConfig) -> String {
-    let parts = serde_json::json!({ "schema": OUTPUT_SCHEMA, "model": model.identity, "adaptation": config });
+pub(super) fn settings_key(model: &ModelInfo, config: &AdaptationConfig, decoding: Option<&DecodingOptions>) -> String {
+    let mut parts = serde_json::json!({ "schema": OUTPUT_SCHEMA, "model": model.identity, "adaptation": config });
+    if let Some(decoding) = decoding {
+        parts["decoding"] = serde_json::json!(decoding);
+    }
     blake3::hash(parts.to_string().as_bytes()).to_hex().to_string()
 }
 
@@ -318,7 +346,7 @@ mod tests {
                 serde_json::from_value::<AdaptationConfig>(written).expect("a config"),
                 config
             );
-            keys.push(settings_key(&model, &config));
+            keys.push(settings_key(&model, &config, None));
         }
         for (index, key) in keys.iter().enumerate() {
             assert!(!keys[..index].contains(key), "options {index} share a key");

@@ -8,6 +8,7 @@ use super::streams::{self, Course, Stream};
 use crate::adapt::Profile;
 use crate::audio::{AudioError, AudioReader, SAMPLE_RATE, Segment};
 use crate::cli::interrupt::Interrupt;
+use crate::decode::whisper::DecodingOptions;
 use crate::engine::EngineError;
 use crate::output::{Document, Format};
 use crate::{AdaptationConfig, Error, Recognizer, Session, Transcript, VERSION};
@@ -29,6 +30,8 @@ pub(super) struct Job {
     pub(super) queue: Queue,
     pub(super) recognizer: Recognizer,
     pub(super) adaptation: AdaptationConfig,
+    /// Of Whisper's decoder.
+    pub(super) decoding: DecodingOptions,
     pub(super) settings_key: String,
     pub(super) threads: usize,
     pub(super) to: Destination,
@@ -303,7 +306,10 @@ fn process(
     }
     let session = match session {
         Some(session) => session,
-        None => match job.recognizer.session(&job.adaptation, job.threads) {
+        None => match job
+            .recognizer
+            .decoding_session(&job.adaptation, &job.decoding, job.threads)
+        {
             Ok(mut new) => {
                 if job.profile.is_some() {
                     new.gather_profile();
@@ -337,6 +343,7 @@ fn process(
         transcript: &transcript,
         model: job.recognizer.info(),
         settings: &job.adaptation,
+        decoding: job.recognizer.is_whisper().then_some(&job.decoding),
         stream: stream.as_ref().map(|(key, _)| *key),
         warnings: &warnings,
     };
@@ -420,6 +427,10 @@ fn transcribe(
     };
     let mut reader = opened?;
     let length = reader.duration_hint().filter(|length| *length > 0.0);
+    if job.recognizer.is_whisper() {
+        let transcript = transcribe_whole(job, index, &mut reader, session, events)?;
+        return Ok(transcript.map(|transcript| (transcript, reader.warnings().to_vec())));
+    }
     let mut segmenter = job.recognizer.segmenter();
     let mut transcript = Transcript::default();
     let mut samples = 0_usize;
@@ -443,6 +454,34 @@ fn transcribe(
     }
     transcript.duration = seconds(samples);
     Ok(Some((transcript, reader.warnings().to_vec())))
+}
+
+/// A recording for Whisper, whose loudness is judged against the whole of it: it is held in memory, 64 kB a second.
+fn transcribe_whole(
+    job: &Job,
+    index: usize,
+    reader: &mut AudioReader,
+    session: &mut Session,
+    events: &Sender<Event>,
+) -> Result<Option<Transcript>, Trouble> {
+    let mut samples = Vec::new();
+    while let Some(chunk) = reader.next_chunk()? {
+        samples.extend(chunk);
+        if job.interrupt.is_set() {
+            return Ok(None);
+        }
+    }
+    let length = seconds(samples.len());
+    let transcript = session.transcribe_recording(&samples, &mut |seconds| {
+        let fraction = (length > 0.0).then(|| (seconds / length).min(1.0));
+        let _ = events.send(Event::Heard {
+            index,
+            seconds,
+            fraction,
+        });
+        !job.interrupt.is_set()
+    });
+    transcript.map_err(|error| Trouble::Recording(error.to_string()))
 }
 
 /// Transcribes the segments in order; `false` if the run was interrupted.

@@ -54,7 +54,34 @@ fn exponentials_body<L: Lanes>(row: &mut [f32]) -> (f32, f32) {
 
 vectorised! {
     /// `e^(x - max)` in place; returns the row's log-sum-exp, and what makes the row a softmax when multiplied by it.
-    fn exponentials(row: &mut [f32]) -> (f32, f32) = exponentials_body
+    pub(super) fn exponentials(row: &mut [f32]) -> (f32, f32) = exponentials_body
+}
+
+#[inline(always)]
+fn log_sum_exp_body<L: Lanes>(x: &[f32], highest: f32) -> f32 {
+    let mut lanes = [0.0f32; WIDTH];
+    let chunks = x.chunks_exact(WIDTH);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for lane in 0..WIDTH {
+            lanes[lane] += exp::<L>(chunk[lane] - highest);
+        }
+    }
+    let rest: f32 = rest.iter().map(|value| exp::<L>(*value - highest)).sum();
+    highest + (lanes.iter().sum::<f32>() + rest).ln()
+}
+
+vectorised! {
+    fn log_sum_exp_from(x: &[f32], highest: f32) -> f32 = log_sum_exp_body
+}
+
+/// `ln Σ e^x`, of values of which some may be negative infinity; that too when all are, or there are none.
+pub fn log_sum_exp(x: &[f32]) -> f32 {
+    let highest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if highest == f32::NEG_INFINITY {
+        return highest;
+    }
+    log_sum_exp_from(x, highest)
 }
 
 #[inline(always)]
@@ -65,7 +92,7 @@ fn scale_body<L: Lanes>(factor: f32, x: &mut [f32]) {
 }
 
 vectorised! {
-    fn scale(factor: f32, x: &mut [f32]) = scale_body
+    pub(super) fn scale(factor: f32, x: &mut [f32]) = scale_body
 }
 
 #[inline(always)]
@@ -79,7 +106,7 @@ fn score_gradient_body<L: Lanes>(scores: &mut [f32], log_sum_exp: f32, d: &mut [
 
 vectorised! {
     /// `scores → P`, `dP → dS`, one row.
-    fn score_gradient(scores: &mut [f32], log_sum_exp: f32, d: &mut [f32], row_term: f32) = score_gradient_body
+    pub(super) fn score_gradient(scores: &mut [f32], log_sum_exp: f32, d: &mut [f32], row_term: f32) = score_gradient_body
 }
 
 #[inline(always)]
@@ -88,7 +115,7 @@ fn dot_generic<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
 }
 
 vectorised! {
-    fn dot(x: &[f32], y: &[f32]) -> f32 = dot_generic
+    pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 = dot_generic
 }
 
 #[inline(always)]
@@ -100,7 +127,7 @@ fn add_scaled_body<L: Lanes>(factor: f32, x: &[f32], y: &mut [f32]) {
 
 vectorised! {
     /// `y += factor x`.
-    fn add_scaled(factor: f32, x: &[f32], y: &mut [f32]) = add_scaled_body
+    pub(super) fn add_scaled(factor: f32, x: &[f32], y: &mut [f32]) = add_scaled_body
 }
 
 /// Where row `row`'s distances lie in the relative bias's table.
@@ -119,7 +146,7 @@ fn add_bias(bias: Option<RelativeBias<&[f32]>>, frames: usize, head: usize, firs
 }
 
 /// Runs `task(thread slot, unit)` for every unit, each thread slot on its own scratch.
-fn for_units(backend: &CpuBackend, units: usize, task: impl Fn(usize, usize) + Sync) {
+pub(super) fn for_units(backend: &CpuBackend, units: usize, task: impl Fn(usize, usize) + Sync) {
     let slots = backend.threads().min(units).max(1);
     backend.run(slots, |slot| {
         // Contiguous ranges: a head's K and V are packed while in cache.

@@ -4,6 +4,8 @@ mod adamw;
 mod attention;
 mod channel_norm;
 mod convolution;
+mod cross_attention;
+mod gather;
 mod gelu;
 mod grouped_convolution;
 mod layer_norm;
@@ -18,13 +20,14 @@ mod simd;
 mod weight_norm;
 
 use super::{
-    AdamW, Attention, Backend, BiasAndGradient, Conv1d, EngineError, GroupedConv1d, Linear, ObjectiveTerms,
-    ObjectiveValue, RelativeBias, Rows, Slot,
+    AdamW, Attention, Backend, BiasAndGradient, Conv1d, CrossAttention, DecoderBackend, EngineError, GroupedConv1d,
+    Linear, ObjectiveTerms, ObjectiveValue, RelativeBias, Rows, Slot,
 };
 use parallel::Shared;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use attention::log_sum_exp;
 pub use matmul::measured_gflops;
 
 /// Runs on `threads` threads of its own pool, or on the caller's thread when that is one.
@@ -371,5 +374,47 @@ impl Backend for CpuBackend {
         second_moment: &mut [f32],
     ) {
         adamw::update(self, settings, step, values, gradients, first_moment, second_moment);
+    }
+}
+
+impl DecoderBackend for CpuBackend {
+    fn cross_attention_scratch(&self, shape: CrossAttention) -> usize {
+        cross_attention::scratch(self, shape)
+    }
+
+    fn cross_attention(
+        &self,
+        shape: CrossAttention,
+        q: &[f32],
+        kv: &[f32],
+        out: &mut [f32],
+        log_sum_exp: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        cross_attention::forward(self, shape, q, kv, out, log_sum_exp, scratch);
+    }
+
+    fn cross_attention_backward(
+        &self,
+        shape: CrossAttention,
+        q: &[f32],
+        kv: &[f32],
+        out: &[f32],
+        log_sum_exp: &[f32],
+        dout: &[f32],
+        dq: &mut [f32],
+        dkv: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        let saved = (out, log_sum_exp);
+        cross_attention::backward(self, shape, q, kv, saved, dout, (dq, dkv), scratch);
+    }
+
+    fn gather_rows(&self, rows: &[u32], cols: usize, table: &[f32], y: &mut [f32]) {
+        gather::forward(rows, cols, table, y);
+    }
+
+    fn gather_rows_backward(&self, rows: &[u32], cols: usize, dy: &[f32], dtable: &mut [f32]) {
+        gather::backward(rows, cols, dy, dtable);
     }
 }

@@ -1,18 +1,18 @@
-//! CTranslate2's model.bin, the format of faster-whisper: a Whisper encoder's tensors under Hugging Face's names.
+//! CTranslate2's model.bin, the format of faster-whisper: a Whisper's tensors under Hugging Face's names.
 //!
 //! Little-endian: u32 version, the specification's name, u32 revision, u32 count; per variable a name, u8 rank, u32
-//! dimensions, u8 type, u32 bytes, data; then aliases, which an encoder has no need of. A string is a u16 length that
+//! dimensions, u8 type, u32 bytes, data; then aliases (the output layer's of the embedding), which nothing here needs. A string is a u16 length that
 //! counts a final zero byte, then the bytes.
 
 use super::{Checkpoint, from_f16, from_f32};
-use crate::model::ModelError;
 use crate::model::source::WeightBytes;
+use crate::model::{DecoderConfig, ModelError};
 use std::collections::HashMap;
 use std::ops::Range;
 
 const FILE: &str = "model.bin";
 
-/// A Whisper's encoder.
+/// A Whisper.
 pub struct Ctranslate2Checkpoint {
     bytes: WeightBytes,
     variables: HashMap<String, Variable>,
@@ -64,6 +64,8 @@ pub struct EncoderSizes {
     pub ffn: usize,
     /// Output frames at most.
     pub positions: usize,
+    /// The decoder's.
+    pub decoder: Option<DecoderConfig>,
 }
 
 struct Reader<'a> {
@@ -157,29 +159,45 @@ impl Ctranslate2Checkpoint {
             }
         };
         let conv = shape("encoder/conv1/weight", 3)?;
-        let layers = (0..)
-            .take_while(|layer| {
-                self.variables
-                    .contains_key(&format!("encoder/layer_{layer}/self_attention/linear_0/weight"))
+        let decoder = if self.variables.contains_key("decoder/embeddings/weight") {
+            Some(DecoderConfig {
+                layers: self.layers("decoder"),
+                heads: self.heads("decoder", conv[0]),
+                ffn: shape("decoder/layer_0/ffn/linear_0/weight", 2)?[0],
+                vocab_size: shape("decoder/embeddings/weight", 2)?[0],
+                positions: shape("decoder/position_encodings/encodings", 2)?[0],
             })
-            .count();
-        // Every Whisper's heads are 64 wide; a variable says so where there is one.
-        let heads = match self.variables.get("encoder/num_heads") {
+        } else {
+            None
+        };
+        Ok(EncoderSizes {
+            width: conv[0],
+            bands: conv[1],
+            layers: self.layers("encoder"),
+            heads: self.heads("encoder", conv[0]),
+            ffn: shape("encoder/layer_0/ffn/linear_0/weight", 2)?[0],
+            positions: shape("encoder/position_encodings/encodings", 2)?[0],
+            decoder,
+        })
+    }
+
+    fn layers(&self, side: &str) -> usize {
+        let attention = |layer: &usize| format!("{side}/layer_{layer}/self_attention/linear_0/weight");
+        (0..)
+            .take_while(|layer| self.variables.contains_key(&attention(layer)))
+            .count()
+    }
+
+    /// Every Whisper's heads are 64 wide; a variable says so where there is one.
+    fn heads(&self, side: &str, width: usize) -> usize {
+        match self.variables.get(&format!("{side}/num_heads")) {
             Some(variable) if !variable.data.is_empty() && variable.data.len() <= 8 => self.bytes
                 [variable.data.clone()]
             .iter()
             .rev()
             .fold(0, |value, byte| value << 8 | *byte as usize),
-            _ => conv[0] / 64,
-        };
-        Ok(EncoderSizes {
-            width: conv[0],
-            bands: conv[1],
-            layers,
-            heads,
-            ffn: shape("encoder/layer_0/ffn/linear_0/weight", 2)?[0],
-            positions: shape("encoder/position_encodings/encodings", 2)?[0],
-        })
+            _ => width / 64,
+        }
     }
 
     fn name_tensors(&mut self) -> Result<(), ModelError> {
@@ -197,40 +215,66 @@ impl Ctranslate2Checkpoint {
             names.push((format!("{to}.weight"), format!("{from}/gamma"), None));
             names.push((format!("{to}.bias"), format!("{from}/beta"), None));
         };
-        norm(&mut names, "encoder.layer_norm".into(), "encoder/layer_norm".into());
-        for layer in 0..sizes.layers {
-            let (to, from) = (format!("encoder.layers.{layer}"), format!("encoder/layer_{layer}"));
-            let attention = format!("{from}/self_attention");
-            norm(
-                &mut names,
-                format!("{to}.self_attn_layer_norm"),
-                format!("{attention}/layer_norm"),
-            );
-            norm(
-                &mut names,
-                format!("{to}.final_layer_norm"),
-                format!("{from}/ffn/layer_norm"),
-            );
-            for (index, part) in ["q", "k", "v"].into_iter().enumerate() {
-                let rows = Some(index * d..(index + 1) * d);
-                let name = format!("{to}.self_attn.{part}_proj");
-                names.push((
-                    format!("{name}.weight"),
-                    format!("{attention}/linear_0/weight"),
-                    rows.clone(),
-                ));
-                // Whisper's keys have no bias: zeros are stored.
-                if part != "k" {
-                    names.push((format!("{name}.bias"), format!("{attention}/linear_0/bias"), rows));
-                }
-            }
+        let rows = |part: usize| Some(part * d..(part + 1) * d);
+        let mut sides = vec![("encoder", sizes.layers)];
+        if let Some(decoder) = &sizes.decoder {
+            sides.push(("decoder", decoder.layers));
             for (to, from) in [
-                (format!("{to}.self_attn.out_proj"), format!("{attention}/linear_1")),
-                (format!("{to}.fc1"), format!("{from}/ffn/linear_0")),
-                (format!("{to}.fc2"), format!("{from}/ffn/linear_1")),
+                ("embed_tokens", "embeddings/weight"),
+                ("embed_positions", "position_encodings/encodings"),
             ] {
-                names.push((format!("{to}.weight"), format!("{from}/weight"), None));
-                names.push((format!("{to}.bias"), format!("{from}/bias"), None));
+                names.push((format!("decoder.{to}.weight"), format!("decoder/{from}"), None));
+            }
+        }
+        for (side, layers) in sides {
+            norm(&mut names, format!("{side}.layer_norm"), format!("{side}/layer_norm"));
+            for layer in 0..layers {
+                let (to, from) = (format!("{side}.layers.{layer}"), format!("{side}/layer_{layer}"));
+                let own = format!("{from}/self_attention");
+                // Name here, variable, its rows.
+                let mut linear = vec![
+                    ("self_attn.q_proj", format!("{own}/linear_0"), rows(0)),
+                    ("self_attn.k_proj", format!("{own}/linear_0"), rows(1)),
+                    ("self_attn.v_proj", format!("{own}/linear_0"), rows(2)),
+                    ("self_attn.out_proj", format!("{own}/linear_1"), None),
+                    ("fc1", format!("{from}/ffn/linear_0"), None),
+                    ("fc2", format!("{from}/ffn/linear_1"), None),
+                ];
+                norm(
+                    &mut names,
+                    format!("{to}.self_attn_layer_norm"),
+                    format!("{own}/layer_norm"),
+                );
+                norm(
+                    &mut names,
+                    format!("{to}.final_layer_norm"),
+                    format!("{from}/ffn/layer_norm"),
+                );
+                if side == "decoder" {
+                    let cross = format!("{from}/attention");
+                    linear.extend([
+                        ("encoder_attn.q_proj", format!("{cross}/linear_0"), None),
+                        ("encoder_attn.k_proj", format!("{cross}/linear_1"), rows(0)),
+                        ("encoder_attn.v_proj", format!("{cross}/linear_1"), rows(1)),
+                        ("encoder_attn.out_proj", format!("{cross}/linear_2"), None),
+                    ]);
+                    norm(
+                        &mut names,
+                        format!("{to}.encoder_attn_layer_norm"),
+                        format!("{cross}/layer_norm"),
+                    );
+                }
+                for (name, variable, rows) in linear {
+                    names.push((
+                        format!("{to}.{name}.weight"),
+                        format!("{variable}/weight"),
+                        rows.clone(),
+                    ));
+                    // Whisper's keys have no bias: zeros are stored.
+                    if !name.ends_with("k_proj") {
+                        names.push((format!("{to}.{name}.bias"), format!("{variable}/bias"), rows));
+                    }
+                }
             }
         }
         for (name, variable_name, rows) in names {

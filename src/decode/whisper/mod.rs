@@ -1,0 +1,196 @@
+//! Whisper's autoregressive decoding, as faster-whisper and CTranslate2 do it: windows of 30 s one after the other, each
+//! searched for its likeliest text under Whisper's rules.
+
+mod alignment;
+mod options;
+mod rules;
+mod search;
+mod sequential;
+mod window;
+mod words;
+
+pub use options::{DecodingOptions, Task};
+pub use sequential::Segment;
+pub use window::compression_ratio;
+
+use crate::engine::{DecoderBackend, EngineError};
+use crate::model::{CtcModel, Generation, Input, ModelError, Parameters};
+use sequential::Recording;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use window::Network;
+
+/// Seconds from one timestamp to the next.
+const TIME_PRECISION: f64 = 0.02;
+
+/// Text without white space at its ends; Python, whose word counts elsewhere, has four separators more than Unicode.
+fn strip(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+}
+
+/// Hears how many seconds of a recording are done; `false` stops the work.
+pub type Progress<'a> = &'a mut (dyn FnMut(f64) -> bool + Send);
+
+/// What can go wrong in decoding.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodingError {
+    /// The model cannot write text by itself.
+    #[error("the model has no decoder")]
+    NoDecoder,
+    /// Another language asked of an English-only model.
+    #[error("the model knows English only, not `{0}`; leave out the language, or take a multilingual Whisper")]
+    EnglishOnly(String),
+    /// A code that the model does not know.
+    #[error("the model knows no language `{0}`; give a code such as en, de or zh")]
+    UnknownLanguage(String),
+    /// The device failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// What a window's decoding was like; the names are faster-whisper's.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Decoding {
+    /// Where the window began, in frames of 10 ms.
+    pub seek: usize,
+    /// The segment's tokens, timestamps included.
+    pub tokens: Vec<u32>,
+    /// Of the search whose result stands.
+    pub temperature: f64,
+    /// Mean log-probability of the window's tokens and its end.
+    pub avg_logprob: f64,
+    /// Of the window's text; see [`compression_ratio`].
+    pub compression_ratio: f64,
+    /// Probability that the window holds no speech.
+    pub no_speech_prob: f64,
+}
+
+/// A recording's language.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpokenLanguage {
+    /// Such as `en`.
+    pub code: String,
+    /// 1 where it was given.
+    pub probability: f64,
+}
+
+/// A recording's text.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Transcription {
+    /// In time order.
+    pub segments: Vec<Segment>,
+    /// `None` where the model knows one language only.
+    pub language: Option<SpokenLanguage>,
+}
+
+/// A Whisper with the memory to decode one recording at a time.
+pub struct WhisperDecoder<B: DecoderBackend, P: Parameters<B>> {
+    network: Network<B, P>,
+    generation: Arc<Generation>,
+    options: DecodingOptions,
+    bands: usize,
+}
+
+impl<B: DecoderBackend, P: Parameters<B>> WhisperDecoder<B, P> {
+    /// Memory for decoding with these options. `parameters` are the model's values, adapted or not.
+    pub fn new(
+        backend: &B,
+        model: Arc<CtcModel<B>>,
+        parameters: P,
+        generation: Arc<Generation>,
+        options: DecodingOptions,
+    ) -> Result<Self, DecodingError> {
+        let Input::LogMel { bands } = model.input() else {
+            return Err(DecodingError::NoDecoder);
+        };
+        let network = Network::new(backend, model, parameters, options.hypotheses())?;
+        Ok(Self {
+            network,
+            generation,
+            options,
+            bands,
+        })
+    }
+
+    /// The options.
+    pub fn options(&self) -> &DecodingOptions {
+        &self.options
+    }
+
+    /// From now on takes the language for known, or detects it.
+    pub fn set_language(&mut self, code: Option<String>) {
+        self.options.language = code;
+    }
+
+    /// Log-mel frames `[frames, bands]` of a whole recording as text; `None` where `progress` stopped it.
+    pub fn transcribe(
+        &mut self,
+        backend: &B,
+        log_mel: &[f32],
+        progress: Progress<'_>,
+    ) -> Result<Option<Transcription>, DecodingError> {
+        let mut recording = Recording {
+            backend,
+            network: &mut self.network,
+            generation: &self.generation,
+            options: &self.options,
+            log_mel,
+            bands: self.bands,
+            encoded: None,
+        };
+        if log_mel.len() < self.bands {
+            return Ok(Some(Transcription::default()));
+        }
+        let language = recording.language()?;
+        let segments = recording.transcribe(language.as_ref(), progress);
+        Ok(segments.map(|segments| Transcription { segments, language }))
+    }
+
+    /// Logits after every token of a sequence, `[V]` each, of the log-mel frames of one window: what the tests compare.
+    pub fn logits(&mut self, backend: &B, log_mel: &[f32], tokens: &[u32]) -> Result<Vec<Vec<f32>>, ModelError> {
+        self.network.encode(backend, log_mel);
+        self.network
+            .run(backend, tokens, crate::model::Tokens::Prompt { from: 0 });
+        Ok(self.network.all_logits(backend, tokens.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ModelFiles;
+    use std::path::Path;
+
+    /// Of the tiny model that the goldens are of.
+    pub(super) fn generation() -> Generation {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/goldens/whisper-tiny");
+        let files = ModelFiles::from_dir(&directory).expect("the model");
+        files.generation.expect("it has a decoder")
+    }
+
+    #[test]
+    fn repetition_compresses_and_prose_does_not() {
+        // Python's zlib gives 0.86 and 13.0; another deflate differs by a few bytes.
+        let prose = "The quick brown fox jumps over the lazy dog";
+        assert!((0.7..1.0).contains(&compression_ratio(prose)));
+        assert!(compression_ratio(&"thank you ".repeat(30)) > 10.0);
+        assert_eq!(compression_ratio(""), 0.0);
+    }
+
+    #[test]
+    fn special_tokens_are_no_text_and_steer() {
+        let tokenizer = generation().tokenizer;
+        let text = " the thin in a";
+        let tokens = [
+            vec![tokenizer.sot],
+            tokenizer.encode(text),
+            vec![tokenizer.timestamp_begin()],
+        ]
+        .concat();
+        assert_eq!(tokenizer.decode(&tokens), text);
+        assert_eq!(tokenizer.languages.len(), 3);
+        assert_eq!(tokenizer.language("de"), Some(tokenizer.sot + 2));
+        assert_eq!(tokenizer.steering().len(), 6);
+        assert!(tokenizer.non_speech().contains(&tokenizer.encode("(")[0]));
+    }
+}

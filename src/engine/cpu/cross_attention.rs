@@ -1,0 +1,207 @@
+//! Attention to other rows, `softmax(s Q Kᵀ) V` per head: a decoder's to the encoder's output, and to its own past.
+//!
+//! A step of decoding has one query or a few: then keys and values are read once, in place. Many queries (a prompt, a
+//! teacher-forced pass) go through matrix products in blocks, as self-attention does; see there for the gradients.
+
+use super::CpuBackend;
+use super::attention::{dot, exponentials, for_units, scale, score_gradient};
+use super::matmul::{Matrix, Target, product, product_into};
+use super::parallel::Shared;
+use super::simd::{Lanes, dot_body, vectorised};
+use crate::engine::CrossAttention;
+
+/// Query rows handled at once.
+const BLOCK_ROWS: usize = 192;
+/// Up to so many queries, packing keys and values for a matrix product costs more than the product.
+const FEW_QUERIES: usize = 8;
+/// Multiplications that are worth a second thread.
+const WORTH_A_THREAD: usize = 1 << 16;
+
+/// See [`crate::engine::DecoderBackend::cross_attention_scratch`]: two blocks of scores a thread.
+pub(super) fn scratch(backend: &CpuBackend, shape: CrossAttention) -> usize {
+    backend.threads() * 2 * BLOCK_ROWS.min(shape.queries) * shape.keys
+}
+
+#[inline(always)]
+fn scores_body<L: Lanes>(q: &[f32], k: &[f32], stride: usize, factor: f32, scores: &mut [f32]) {
+    for (key, score) in scores.iter_mut().enumerate() {
+        *score = factor * dot_body::<L>(q, &k[key * stride..key * stride + q.len()]);
+    }
+}
+
+vectorised! {
+    /// `scores[j] = factor q · k[j]`, keys `stride` apart.
+    fn scores_of(q: &[f32], k: &[f32], stride: usize, factor: f32, scores: &mut [f32]) = scores_body
+}
+
+#[inline(always)]
+fn mix_body<L: Lanes>(weights: &[f32], v: &[f32], stride: usize, factor: f32, out: &mut [f32]) {
+    out.fill(0.0);
+    for (key, weight) in weights.iter().enumerate() {
+        let v = &v[key * stride..key * stride + out.len()];
+        for (out, v) in out.iter_mut().zip(v) {
+            *out = L::mul_add(*weight, *v, *out);
+        }
+    }
+    for out in out {
+        *out *= factor;
+    }
+}
+
+vectorised! {
+    /// `out = factor Σ_j weights[j] v[j]`, values `stride` apart.
+    fn mix(weights: &[f32], v: &[f32], stride: usize, factor: f32, out: &mut [f32]) = mix_body
+}
+
+fn check(shape: CrossAttention, q: &[f32], kv: &[f32], out: &[f32], log_sum_exp: &[f32]) {
+    let width = shape.width();
+    assert_eq!((q.len(), kv.len()), (shape.queries * width, shape.keys * 2 * width));
+    assert_eq!((out.len(), log_sum_exp.len()), (q.len(), shape.heads * shape.queries));
+    assert!(!shape.causal || shape.queries <= shape.keys, "more queries than keys");
+}
+
+/// See [`crate::engine::DecoderBackend::cross_attention`].
+pub(super) fn forward(
+    backend: &CpuBackend,
+    shape: CrossAttention,
+    q: &[f32],
+    kv: &[f32],
+    out: &mut [f32],
+    log_sum_exp: &mut [f32],
+    scratch: &mut [f32],
+) {
+    check(shape, q, kv, out, log_sum_exp);
+    let (queries, keys, width, dim) = (shape.queries, shape.keys, shape.width(), shape.head_dim);
+    let block = BLOCK_ROWS.min(queries);
+    let blocks = queries.div_ceil(block.max(1));
+    let size = block * keys;
+    let (out, log_sum_exp, scratch) = (Shared::new(out), Shared::new(log_sum_exp), Shared::new(scratch));
+    let unit = |slot: usize, unit: usize| {
+        let (head, first) = (unit / blocks, unit % blocks * block);
+        let rows = block.min(queries - first);
+        // SAFETY: a thread slot's scratch, a head's rows of the output and of the log-sum-exps are its own.
+        let (scores, log_sum_exp) = unsafe {
+            (
+                scratch.stretch(slot * 2 * size..slot * 2 * size + rows * keys),
+                log_sum_exp.stretch(head * queries + first..head * queries + first + rows),
+            )
+        };
+        let (k, v) = (&kv[head * dim..], &kv[width + head * dim..]);
+        let column = |row: usize| (first + row) * width + head * dim;
+        if queries <= FEW_QUERIES {
+            for (row, log_sum_exp) in log_sum_exp.iter_mut().enumerate() {
+                let at = column(row);
+                let scores = &mut scores[..shape.visible(first + row)];
+                scores_of(&q[at..at + dim], k, 2 * width, shape.scale(), scores);
+                let factor;
+                (*log_sum_exp, factor) = exponentials(scores);
+                // SAFETY: a head's columns of a row belong to this unit alone.
+                mix(scores, v, 2 * width, factor, unsafe { out.stretch(at..at + dim) });
+            }
+            return;
+        }
+        let q = Matrix::rows(&q[column(0)..], width);
+        let k = Matrix::transposed(k, 2 * width);
+        product_into(rows, keys, dim, shape.scale(), q, k, scores, false);
+        let mut factors = [0.0f32; BLOCK_ROWS];
+        for (row, (scores, log_sum_exp)) in scores.chunks_exact_mut(keys).zip(log_sum_exp).enumerate() {
+            let (seen, hidden) = scores.split_at_mut(shape.visible(first + row));
+            (*log_sum_exp, factors[row]) = exponentials(seen);
+            hidden.fill(0.0);
+        }
+        // SAFETY: a head's columns of the block's rows belong to this unit alone.
+        unsafe {
+            let target = Target {
+                start: out.matrix(column(0), rows, dim, width),
+                stride: width,
+                accumulate: false,
+            };
+            let v = Matrix::rows(v, 2 * width);
+            product(rows, dim, keys, 1.0, Matrix::rows(scores, keys), v, target);
+            for (row, factor) in factors.iter().take(rows).enumerate() {
+                scale(*factor, out.stretch(column(row)..column(row) + dim));
+            }
+        }
+    };
+    if queries * keys * width < WORTH_A_THREAD {
+        (0..shape.heads * blocks).for_each(|index| unit(0, index));
+    } else {
+        for_units(backend, shape.heads * blocks, unit);
+    }
+}
+
+/// See [`crate::engine::DecoderBackend::cross_attention_backward`]. `saved` is the output and the log-sum-exps. Heads are
+/// shared out: keys and values gather from all queries.
+pub(super) fn backward(
+    backend: &CpuBackend,
+    shape: CrossAttention,
+    q: &[f32],
+    kv: &[f32],
+    saved: (&[f32], &[f32]),
+    dout: &[f32],
+    (dq, dkv): (&mut [f32], &mut [f32]),
+    scratch: &mut [f32],
+) {
+    let (out, log_sum_exp) = saved;
+    check(shape, q, kv, out, log_sum_exp);
+    assert_eq!((dout.len(), dq.len(), dkv.len()), (q.len(), q.len(), kv.len()));
+    let (queries, keys, width, dim) = (shape.queries, shape.keys, shape.width(), shape.head_dim);
+    let block = BLOCK_ROWS.min(queries);
+    let size = block * keys;
+    let (dq, dkv, scratch) = (Shared::new(dq), Shared::new(dkv), Shared::new(scratch));
+    for_units(backend, shape.heads, |slot, head| {
+        let stride = 2 * width;
+        let (k, v) = (&kv[head * dim..], &kv[width + head * dim..]);
+        for first in (0..queries).step_by(block.max(1)) {
+            let rows = block.min(queries - first);
+            let base = slot * 2 * size;
+            // SAFETY: a thread slot's scratch is its own; the two halves are disjoint.
+            let (scores, dscores) = unsafe {
+                (
+                    scratch.stretch(base..base + rows * keys),
+                    scratch.stretch(base + size..base + size + rows * keys),
+                )
+            };
+            let at = first * width + head * dim;
+            let (q, dout_block) = (Matrix::rows(&q[at..], width), Matrix::rows(&dout[at..], width));
+            let transposed = |part| Matrix::transposed(part, stride);
+            product_into(rows, keys, dim, shape.scale(), q, transposed(k), scores, false);
+            product_into(rows, keys, dim, 1.0, dout_block, transposed(v), dscores, false);
+            for row in 0..rows {
+                let at = (first + row) * width + head * dim;
+                let row_term = dot(&dout[at..at + dim], &out[at..at + dim]);
+                let (start, seen) = (row * keys, shape.visible(first + row));
+                let log_sum_exp = log_sum_exp[head * queries + first + row];
+                score_gradient(
+                    &mut scores[start..start + seen],
+                    log_sum_exp,
+                    &mut dscores[start..start + seen],
+                    row_term,
+                );
+                scores[start + seen..start + keys].fill(0.0);
+                dscores[start + seen..start + keys].fill(0.0);
+            }
+            let (scores, dscores) = (&*scores, &*dscores);
+            let accumulate = first > 0;
+            // SAFETY: this head's columns of dQ, dK and dV belong to this unit alone.
+            unsafe {
+                let target = Target {
+                    start: dq.matrix(at, rows, dim, width),
+                    stride: width,
+                    accumulate: false,
+                };
+                let d = Matrix::rows(dscores, keys);
+                product(rows, dim, keys, shape.scale(), d, Matrix::rows(k, stride), target);
+                let target = |offset| Target {
+                    start: dkv.matrix(offset, keys, dim, stride),
+                    stride,
+                    accumulate,
+                };
+                let d = Matrix::transposed(dscores, keys);
+                product(keys, dim, rows, shape.scale(), d, q, target(head * dim));
+                let p = Matrix::transposed(scores, keys);
+                product(keys, dim, rows, 1.0, p, dout_block, target(width + head * dim));
+            }
+        }
+    });
+}

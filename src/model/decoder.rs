@@ -1,0 +1,389 @@
+//! Whisper's decoder (Radford et al. 2022): an embedding, transformer layers that look at their own past and at the
+//! encoder's output, and logits through the embedding again.
+//!
+//! Keys and values of what was decoded so far are kept, apart for each hypothesis; those of the encoder's output are
+//! computed once a window and shared.
+
+use super::layers::{LayerNorm, LinearLayer, copy};
+use super::tensors::{Kind, OperandId, Place, WeightsBuilder};
+use super::{ModelError, Parameters};
+use crate::engine::{Arena, ArenaPlan, CrossAttention, DecoderBackend, Linear, Slot};
+
+/// A decoder's sizes; its width is the encoder's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecoderConfig {
+    /// Layers.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the feed-forward part.
+    pub ffn: usize,
+    /// Tokens, V.
+    pub vocab_size: usize,
+    /// The longest sequence, prompt included.
+    pub positions: usize,
+}
+
+/// Which operand is what.
+pub struct Decoder {
+    config: DecoderConfig,
+    width: usize,
+    embedding: OperandId,
+    positions: OperandId,
+    layers: Vec<Layer>,
+    norm: LayerNorm,
+}
+
+struct Layer {
+    self_norm: LayerNorm,
+    self_q: LinearLayer,
+    self_kv: LinearLayer,
+    self_out: LinearLayer,
+    cross_norm: LayerNorm,
+    cross_q: LinearLayer,
+    cross_kv: LinearLayer,
+    cross_out: LinearLayer,
+    ffn_norm: LayerNorm,
+    fc1: LinearLayer,
+    fc2: LinearLayer,
+}
+
+/// Where tokens stand that the decoder is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tokens {
+    /// One after the other in the first hypothesis, from a position on.
+    Prompt {
+        /// Of the first of them.
+        from: usize,
+    },
+    /// One for each of the first hypotheses, all at the same position.
+    Step {
+        /// Of each.
+        position: usize,
+    },
+}
+
+/// Where the activations and the kept keys and values lie.
+pub struct DecoderActivations {
+    rows: usize,
+    hypotheses: usize,
+    source_rows: usize,
+    x: Slot,
+    normed: Slot,
+    q: Slot,
+    kv: Slot,
+    attended: Slot,
+    pre: Slot,
+    wide: Slot,
+    statistics: Slot,
+    log_sum_exp: Slot,
+    scratch: Slot,
+    logits: Slot,
+    moved: Slot,
+    layers: Vec<Kept>,
+}
+
+/// What a layer keeps from call to call.
+struct Kept {
+    /// The last call's queries to the encoder's output, `[rows, D]`.
+    cross_q: Slot,
+    /// `[hypotheses, positions, 2, D]`
+    own: Slot,
+    /// `[source rows, 2, D]`
+    source: Slot,
+}
+
+impl DecoderActivations {
+    /// The last call's queries of a layer to the encoder's output, `[rows, D]`: alignment reads them.
+    pub fn cross_queries(&self, layer: usize) -> Slot {
+        self.layers[layer].cross_q
+    }
+
+    /// A layer's keys and values of the encoder's output, `[source rows, 2, D]`.
+    pub fn source(&self, layer: usize) -> Slot {
+        self.layers[layer].source
+    }
+
+    /// The final norm's output of the last call, `[rows, D]`.
+    pub fn hidden(&self) -> Slot {
+        self.normed
+    }
+}
+
+impl Decoder {
+    /// `prefix` stands before `embed_tokens` in the tensors' names.
+    pub(super) fn load(
+        builder: &mut WeightsBuilder<'_>,
+        config: DecoderConfig,
+        prefix: &str,
+        width: usize,
+    ) -> Result<Self, ModelError> {
+        let d = width;
+        builder.enter(Place::Decoder(0), 0);
+        let name = format!("{prefix}embed_tokens.weight");
+        let embedding = builder.tensor(&name, &[config.vocab_size, d], Kind::Weight)?;
+        let name = format!("{prefix}embed_positions.weight");
+        let positions = builder.tensor(&name, &[config.positions, d], Kind::Fixed)?;
+        let mut layers = Vec::with_capacity(config.layers);
+        for index in 0..config.layers {
+            builder.enter(Place::Decoder(index), 0);
+            let name = |part: &str| format!("{prefix}layers.{index}.{part}");
+            let mut linear = |part: &str, inputs, outputs| LinearLayer::load(builder, &name(part), inputs, outputs);
+            let (self_q, self_out) = (linear("self_attn.q_proj", d, d)?, linear("self_attn.out_proj", d, d)?);
+            let (cross_q, cross_out) = (
+                linear("encoder_attn.q_proj", d, d)?,
+                linear("encoder_attn.out_proj", d, d)?,
+            );
+            let (fc1, fc2) = (linear("fc1", d, config.ffn)?, linear("fc2", config.ffn, d)?);
+            layers.push(Layer {
+                self_norm: LayerNorm::load(builder, &name("self_attn_layer_norm"), d)?,
+                self_q,
+                self_kv: LinearLayer::load_stacked(builder, &name("self_attn"), &["k", "v"], d)?,
+                self_out,
+                cross_norm: LayerNorm::load(builder, &name("encoder_attn_layer_norm"), d)?,
+                cross_q,
+                cross_kv: LinearLayer::load_stacked(builder, &name("encoder_attn"), &["k", "v"], d)?,
+                cross_out,
+                ffn_norm: LayerNorm::load(builder, &name("final_layer_norm"), d)?,
+                fc1,
+                fc2,
+            });
+        }
+        let norm = LayerNorm::load(builder, &format!("{prefix}layer_norm"), d)?;
+        Ok(Self {
+            config,
+            width,
+            embedding,
+            positions,
+            layers,
+            norm,
+        })
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    fn attention(&self, queries: usize, keys: usize, causal: bool) -> CrossAttention {
+        CrossAttention {
+            queries,
+            keys,
+            heads: self.config.heads,
+            head_dim: self.width / self.config.heads,
+            causal,
+        }
+    }
+
+    /// Slots for an encoder output of so many rows, so many hypotheses, and calls of at most `rows` tokens.
+    pub fn plan<B: DecoderBackend>(
+        &self,
+        backend: &B,
+        source_rows: usize,
+        hypotheses: usize,
+        rows: usize,
+    ) -> (ArenaPlan, DecoderActivations) {
+        let (d, heads) = (self.width, self.config.heads);
+        let rows = rows.max(hypotheses);
+        let mut plan = ArenaPlan::default();
+        let own = hypotheses * self.config.positions * 2 * d;
+        let scratch = [
+            self.attention(rows, source_rows, false),
+            self.attention(rows, self.config.positions, true),
+        ];
+        let scratch = scratch.map(|shape| backend.cross_attention_scratch(shape));
+        let layers = (0..self.config.layers).map(|_| Kept {
+            cross_q: plan.slot(rows * d),
+            own: plan.slot(own),
+            source: plan.slot(source_rows * 2 * d),
+        });
+        let layers = layers.collect();
+        let activations = DecoderActivations {
+            rows,
+            hypotheses,
+            source_rows,
+            x: plan.slot(rows * d),
+            normed: plan.slot(rows * d),
+            q: plan.slot(rows * d),
+            kv: plan.slot(rows * 2 * d),
+            attended: plan.slot(rows * d),
+            pre: plan.slot(rows * self.config.ffn),
+            wide: plan.slot(rows * self.config.ffn),
+            statistics: plan.slot(rows * 2),
+            log_sum_exp: plan.slot(rows * heads),
+            scratch: plan.slot(scratch[0].max(scratch[1])),
+            logits: plan.slot(hypotheses * self.config.vocab_size),
+            moved: plan.slot(own),
+            layers,
+        };
+        (plan, activations)
+    }
+
+    /// Computes every layer's keys and values of the encoder's output `[source rows, D]`.
+    pub fn load_source<B: DecoderBackend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        a: &DecoderActivations,
+        encoded: B::View<'_>,
+    ) {
+        for (layer, kept) in self.layers.iter().zip(&a.layers) {
+            let kv = layer.cross_kv;
+            let (weight, bias) = (parameters.value(backend, kv.weight), parameters.value(backend, kv.bias));
+            let y = arena.view_mut(backend, kept.source);
+            backend.linear(kv.shape(a.source_rows), encoded, weight, Some(bias), y, false);
+        }
+    }
+
+    /// Runs tokens through all layers and the final norm; their keys and values are kept. Positions before theirs must
+    /// have been run.
+    pub fn forward<B: DecoderBackend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        a: &DecoderActivations,
+        tokens: &[u32],
+        place: Tokens,
+    ) {
+        let (rows, d) = (tokens.len(), self.width);
+        assert!(rows <= a.rows, "{rows} tokens in a plan for {}", a.rows);
+        let part = |slot: Slot, cols: usize| slot.part(0, rows * cols);
+        let (x, normed, attended) = (part(a.x, d), part(a.normed, d), part(a.attended, d));
+        let (q, kv) = (part(a.q, d), part(a.kv, 2 * d));
+        let (statistics, log_sum_exp) = (part(a.statistics, 2), part(a.log_sum_exp, self.config.heads));
+        let positions: Vec<u32> = match place {
+            Tokens::Prompt { from } => (from..from + rows).map(|position| position as u32).collect(),
+            Tokens::Step { position } => vec![position as u32; rows],
+        };
+        let table = |id| parameters.value(backend, id);
+        backend.gather_rows(&positions, d, table(self.positions), arena.view_mut(backend, normed));
+        backend.gather_rows(tokens, d, table(self.embedding), arena.view_mut(backend, x));
+        super::layers::add(backend, arena, normed, x);
+        for (layer, kept) in self.layers.iter().zip(&a.layers) {
+            let norm = &layer.self_norm;
+            norm.forward(backend, parameters, arena, rows, x, normed, statistics);
+            layer.self_q.forward(backend, parameters, arena, rows, normed, q, false);
+            layer
+                .self_kv
+                .forward(backend, parameters, arena, rows, normed, kv, false);
+            self.attend_to_past(backend, arena, a, kept, (q, kv, attended), rows, place);
+            layer
+                .self_out
+                .forward(backend, parameters, arena, rows, attended, x, true);
+
+            let norm = &layer.cross_norm;
+            norm.forward(backend, parameters, arena, rows, x, normed, statistics);
+            let q = part(kept.cross_q, d);
+            layer
+                .cross_q
+                .forward(backend, parameters, arena, rows, normed, q, false);
+            let writes = [attended, log_sum_exp, a.scratch];
+            let ([q, source], [out, log_sum_exp, scratch]) = arena.split(backend, [q, kept.source], writes);
+            let shape = self.attention(rows, a.source_rows, false);
+            backend.cross_attention(shape, q, source, out, log_sum_exp, scratch);
+            layer
+                .cross_out
+                .forward(backend, parameters, arena, rows, attended, x, true);
+
+            let norm = &layer.ffn_norm;
+            norm.forward(backend, parameters, arena, rows, x, normed, statistics);
+            let (pre, wide) = (part(a.pre, self.config.ffn), part(a.wide, self.config.ffn));
+            layer
+                .fc1
+                .forward_gelu(backend, parameters, arena, rows, normed, pre, wide);
+            layer.fc2.forward(backend, parameters, arena, rows, wide, x, true);
+        }
+        self.norm
+            .forward(backend, parameters, arena, rows, x, normed, statistics);
+    }
+
+    /// Self-attention: keeps the new keys and values, then looks at all that is kept.
+    fn attend_to_past<B: DecoderBackend>(
+        &self,
+        backend: &B,
+        arena: &mut Arena<B>,
+        a: &DecoderActivations,
+        kept: &Kept,
+        (q, kv, out): (Slot, Slot, Slot),
+        rows: usize,
+        place: Tokens,
+    ) {
+        let (d, heads) = (self.width, self.config.heads);
+        let calls = match place {
+            Tokens::Prompt { .. } => 1,
+            Tokens::Step { .. } => rows,
+        };
+        for hypothesis in 0..calls {
+            let (own, queries, first) = (self.own(kept, hypothesis), rows / calls, hypothesis * (rows / calls));
+            let from = match place {
+                Tokens::Prompt { from } => from,
+                Tokens::Step { position } => position,
+            };
+            let new = own.part(from * 2 * d, queries * 2 * d);
+            copy(backend, arena, kv.part(first * 2 * d, queries * 2 * d), new);
+            let keys = from + queries;
+            let reads = [q.part(first * d, queries * d), own.part(0, keys * 2 * d)];
+            let writes = [
+                out.part(first * d, queries * d),
+                a.log_sum_exp.part(first * heads, queries * heads),
+                a.scratch,
+            ];
+            let ([q, own], [out, log_sum_exp, scratch]) = arena.split(backend, reads, writes);
+            backend.cross_attention(self.attention(queries, keys, true), q, own, out, log_sum_exp, scratch);
+        }
+    }
+
+    fn own(&self, kept: &Kept, hypothesis: usize) -> Slot {
+        let len = self.config.positions * 2 * self.width;
+        kept.own.part(hypothesis * len, len)
+    }
+
+    /// The logits `[count, V]` of the last call's rows from `first` on; no more rows than there are hypotheses.
+    pub fn logits<B: DecoderBackend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        a: &DecoderActivations,
+        first: usize,
+        count: usize,
+    ) -> Slot {
+        assert!(
+            count <= a.hypotheses,
+            "logits of {count} rows in a plan for {}",
+            a.hypotheses
+        );
+        let logits = a.logits.part(0, count * self.config.vocab_size);
+        let hidden = a.normed.part(first * self.width, count * self.width);
+        let ([hidden], [y]) = arena.split(backend, [hidden], [logits]);
+        let shape = Linear::new(count, self.width, self.config.vocab_size);
+        let weight = parameters.value(backend, self.embedding);
+        backend.linear(shape, hidden, weight, None, y, false);
+        logits
+    }
+
+    /// Makes hypothesis i go on from what hypothesis `origins[i]` kept of the first `length` positions.
+    pub fn reorder<B: DecoderBackend>(
+        &self,
+        backend: &B,
+        arena: &mut Arena<B>,
+        a: &DecoderActivations,
+        origins: &[usize],
+        length: usize,
+    ) {
+        let len = length * 2 * self.width;
+        let moves = || origins.iter().enumerate().filter(|(to, from)| to != *from);
+        for kept in &a.layers {
+            for (to, from) in moves() {
+                let moved = a.moved.part(to * len, len);
+                copy(backend, arena, self.own(kept, *from).part(0, len), moved);
+            }
+            for (to, _) in moves() {
+                let moved = a.moved.part(to * len, len);
+                copy(backend, arena, moved, self.own(kept, to).part(0, len));
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Recordings through Whisper's decoder.
+
+use super::{Error, Session, check_finite};
+use crate::audio::SAMPLE_RATE;
+use crate::decode::whisper::{Progress, Segment, Transcription};
+use crate::{Transcript, Utterance, Word};
+use std::borrow::Cow;
+use std::time::Instant;
+
+impl Session {
+    /// Samples that start `start` seconds into their recording, in Whisper's windows; `None` where `progress` stopped it.
+    pub(super) fn transcribe_whisper(
+        &mut self,
+        samples: &[f32],
+        start: f64,
+        progress: Progress<'_>,
+    ) -> Result<Option<Transcript>, Error> {
+        check_finite(samples)?;
+        let begin = Instant::now();
+        let duration = samples.len() as f64 / SAMPLE_RATE as f64;
+        let Some(whisper) = &mut self.whisper else {
+            return Ok(None);
+        };
+        let (backend, decoder, features) = (&whisper.backend, &mut whisper.decoder, &mut self.features);
+        let known = decoder.options().language.clone();
+        let parts: Vec<(usize, Cow<'_, [f32]>)> = if decoder.options().vad_filter {
+            let mut segmenter = self.recognizer.segmenter();
+            let mut parts = segmenter.push(samples);
+            parts.extend(segmenter.finish());
+            let owned = parts.into_iter().map(|part| (part.start, Cow::from(part.samples)));
+            owned.collect()
+        } else {
+            vec![(0, Cow::from(samples))]
+        };
+        let mut heard = Transcription::default();
+        for (first, samples) in parts {
+            let offset = first as f64 / SAMPLE_RATE as f64;
+            let log_mel = features.compute(&samples);
+            let mut shifted = |seconds: f64| progress(offset + seconds);
+            let found = backend.within(|| decoder.transcribe(backend, &log_mel, &mut shifted));
+            if !matches!(found, Ok(Some(_))) {
+                decoder.set_language(known.clone());
+            }
+            let Some(found) = found? else {
+                return Ok(None);
+            };
+            heard
+                .segments
+                .extend(found.segments.into_iter().map(|segment| moved(segment, offset)));
+            if heard.language.is_none() {
+                decoder.set_language(found.language.as_ref().map(|language| language.code.clone()));
+                heard.language = found.language;
+            }
+        }
+        decoder.set_language(known);
+        let spoken: f64 = heard.segments.iter().map(|segment| segment.end - segment.start).sum();
+        let rate = begin.elapsed().as_secs_f64() / spoken.max(f64::MIN_POSITIVE);
+        let utterances = heard
+            .segments
+            .into_iter()
+            .map(|segment| utterance(segment, start, rate));
+        Ok(Some(Transcript {
+            utterances: utterances.collect(),
+            duration,
+            language: heard.language,
+        }))
+    }
+}
+
+/// A segment of a part that starts at an offset into the recording.
+fn moved(segment: Segment, offset: f64) -> Segment {
+    let words = segment.words.into_iter().map(|word| Word {
+        start: word.start + offset,
+        end: word.end + offset,
+        ..word
+    });
+    Segment {
+        start: segment.start + offset,
+        end: segment.end + offset,
+        words: words.collect(),
+        ..segment
+    }
+}
+
+/// A segment as an utterance; `rate` is the seconds of computing for one of speech.
+fn utterance(segment: Segment, offset: f64, rate: f64) -> Utterance {
+    let segment = moved(segment, offset);
+    let text = segment.text.trim().to_string();
+    Utterance {
+        unadapted_text: text.clone(),
+        text,
+        words: segment.words,
+        compute_seconds: rate * (segment.end - segment.start),
+        real_time_factor: rate,
+        decoding: Some(segment.decoding),
+        ..Utterance::empty(segment.start, segment.end)
+    }
+}
+
+/// All of a transcript as one utterance that starts at `start`.
+pub(super) fn joined(transcript: Transcript, start: f64) -> Utterance {
+    let text = transcript.text();
+    let compute_seconds = transcript
+        .utterances
+        .iter()
+        .map(|utterance| utterance.compute_seconds)
+        .sum();
+    let mut joined = Utterance {
+        unadapted_text: text.clone(),
+        text,
+        compute_seconds,
+        real_time_factor: if transcript.duration > 0.0 {
+            compute_seconds / transcript.duration
+        } else {
+            0.0
+        },
+        ..Utterance::empty(start, start + transcript.duration)
+    };
+    for utterance in transcript.utterances {
+        joined.words.extend(utterance.words);
+        match (&mut joined.decoding, utterance.decoding) {
+            (Some(first), Some(next)) => first.tokens.extend(next.tokens),
+            (first, next) => *first = first.take().or(next),
+        }
+    }
+    joined
+}
