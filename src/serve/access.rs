@@ -43,7 +43,9 @@ impl Rates {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= MOST_ADDRESSES && !buckets.contains_key(&peer) {
             let oldest = buckets.iter().min_by_key(|(_, (_, at))| *at).map(|(peer, _)| *peer);
-            oldest.map(|oldest| buckets.remove(&oldest));
+            if let Some(oldest) = oldest {
+                buckets.remove(&oldest);
+            }
         }
         let (left, at) = buckets.entry(peer).or_insert((most, now));
         *left = (*left + now.duration_since(*at).as_secs_f64() * most / 60.0).min(most);
@@ -149,14 +151,14 @@ fn has_key(app: &App, headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let bearer = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
     let protocols = text(header::SEC_WEBSOCKET_PROTOCOL).unwrap_or_default();
-    let mut protocols = protocols
+    let protocols = protocols
         .split(',')
         .filter_map(|name| name.trim().strip_prefix(KEY_PROTOCOL));
     // Hashes compare in constant time, whatever the lengths.
     let right = blake3::hash(key.as_bytes());
     bearer
         .into_iter()
-        .chain(protocols.by_ref())
+        .chain(protocols)
         .any(|given| blake3::hash(given.as_bytes()) == right)
 }
 

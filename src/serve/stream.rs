@@ -57,9 +57,17 @@ pub(super) async fn upgrade(
 async fn run(app: &App, mut socket: WebSocket) -> &'static str {
     let first = tokio::time::timeout(START_TIME, first_text(&mut socket)).await;
     let Ok(Some(text)) = first else { return "no start" };
-    let mut stream = match Stream::start(app, socket, &text) {
-        Ok(stream) => stream,
-        Err((mut socket, message)) => {
+    let mut stream = match Stream::parts(app, &text) {
+        Ok((session, events, format)) => Stream {
+            app,
+            socket,
+            session,
+            events,
+            format,
+            ending: false,
+            unanswered: 0,
+        },
+        Err(message) => {
             let _ = tokio::time::timeout(SEND_TIME, refuse(&mut socket, &message)).await;
             return "refused";
         }
@@ -113,22 +121,7 @@ struct Format {
 /// Why a stream ends before its client wants it to.
 type Ended = Result<&'static str, &'static str>;
 
-impl<'a> Stream<'a> {
-    fn start(app: &'a App, socket: WebSocket, text: &str) -> Result<Self, (WebSocket, String)> {
-        match Self::parts(app, text) {
-            Ok((session, events, format)) => Ok(Self {
-                app,
-                socket,
-                session,
-                events,
-                format,
-                ending: false,
-                unanswered: 0,
-            }),
-            Err(message) => Err((socket, message)),
-        }
-    }
-
+impl Stream<'_> {
     fn parts(app: &App, text: &str) -> Result<(LiveSession, UnboundedReceiver<Event>, Format), String> {
         let say = serde_json::from_str(text).map_err(|error| format!("the first message is `start`: {error}"))?;
         let Say::Start {
