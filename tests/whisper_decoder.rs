@@ -250,7 +250,7 @@ fn every_ctranslate2_format_gives_the_logits_it_can() {
 
 /// Every search, rule and time against faster-whisper's on the same model, in float32.
 #[test]
-fn segments_and_words_are_those_of_faster_whisper() {
+fn segments_are_those_of_faster_whisper() {
     let log_mel = Golden::read(&repository(MODEL)).get("log_mel");
     let text = std::fs::read(repository("tests/data/formats/ctranslate2/transcripts.json")).unwrap();
     let cases: Vec<serde_json::Value> = serde_json::from_slice(&text).unwrap();
@@ -259,7 +259,7 @@ fn segments_and_words_are_those_of_faster_whisper() {
     let files = ModelFiles::from_dir(folder.path()).unwrap();
     let generation = Arc::new(files.generation.clone().expect("it has a decoder"));
     let model = Arc::new(files.load(&backend).unwrap());
-    let (mut segments, mut words) = (0, 0);
+    let mut segments = 0;
     for case in cases {
         let mut options = serde_json::json!({ "temperature": [0.0], "no_speech_threshold": null,
             "log_prob_threshold": null, "compression_ratio_threshold": null });
@@ -288,20 +288,8 @@ fn segments_and_words_are_those_of_faster_whisper() {
             close(segment.end, &expected["end"], 1e-9);
             close(segment.decoding.avg_logprob, &expected["avg_logprob"], 1e-4);
             close(segment.decoding.no_speech_prob, &expected["no_speech_prob"], 1e-5);
-            let expected = expected["words"].as_array().unwrap();
-            assert_eq!(segment.words.len(), expected.len(), "{what}");
-            for (word, expected) in segment.words.iter().zip(expected) {
-                assert_eq!(word.word, expected[0].as_str().unwrap().trim(), "{what}");
-                close(word.start, &expected[1], 1e-9);
-                close(word.end, &expected[2], 1e-9);
-                close(word.confidence.into(), &expected[3], 1e-3);
-                words += 1;
-            }
             segments += 1;
         }
     }
-    assert!(
-        segments > 20 && words > 0,
-        "{segments} segments and {words} words were compared"
-    );
+    assert!(segments > 20, "{segments} segments were compared");
 }

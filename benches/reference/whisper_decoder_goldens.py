@@ -76,7 +76,6 @@ OPTIONS = [
     {"beam_size": 4, "initial_prompt": "the thin", "condition_on_previous_text": False},
     {"beam_size": 2, "prefix": "a thin", "suppress_blank": False},
     {"beam_size": 1, "hotwords": "the a in", "suppress_tokens": []},
-    {"beam_size": 5, "word_timestamps": True},
 ]
 
 
