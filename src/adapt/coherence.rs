@@ -210,14 +210,7 @@ mod tests {
             check(&logits, &gradient, value);
             assert!(chosen.is_none() || gradient[classes..2 * classes].iter().all(|d| *d == 0.0));
         }
-        let nothing = frame_entropy(
-            (&logits, classes),
-            2.5,
-            Some(&[false; 7]),
-            true,
-            1.0,
-            &mut vec![0.0; 35],
-        );
+        let nothing = frame_entropy((&logits, classes), 2.5, Some(&[false; 7]), true, 1.0, &mut [0.0; 35]);
         assert_eq!(nothing, 0.0);
     }
 

@@ -95,7 +95,9 @@ fn every_response_format_has_the_same_words() {
 #[test]
 fn errors_are_as_openai_clients_expect_them() {
     let server = Server::start(&["--max-upload", "1", "--max-duration", "2"]);
-    let cases: &[(&[u8], &[(&str, &str)], u16, &str)] = &[
+    /// A file, the other fields, the status and the error's code.
+    type Case<'a> = (&'a [u8], &'a [(&'a str, &'a str)], u16, &'a str);
+    let cases: &[Case<'_>] = &[
         (b"RIFF nonsense", &QUICK, 400, "file"),
         (b"", &QUICK, 400, "file"),
         (b"x", &[("model", "gpt-9")], 404, "model"),

@@ -81,9 +81,10 @@ pub(super) unsafe fn multiply(level: Level, block: &Block) {
             // SAFETY: the caller's promise.
             unsafe { tiles::<__m256, 6, 2>(block) }
         }
-        // SAFETY: the caller's promise; the level says that the instructions were detected.
         match level {
+            // SAFETY: the caller's promise; the level says that the instructions were detected.
             Level::Avx512 => return unsafe { avx512(block) },
+            // SAFETY: as above.
             Level::Avx2 => return unsafe { avx2(block) },
             Level::Plain => {}
         }

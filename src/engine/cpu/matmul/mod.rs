@@ -61,7 +61,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The same without its first columns.
-    fn from_column(self, col: usize) -> Self {
+    fn without_columns(self, col: usize) -> Self {
         Self {
             values: &self.values[(col * self.col_stride).min(self.values.len())..],
             ..self
@@ -192,7 +192,13 @@ pub(super) unsafe fn multiply(
             // SAFETY: parts are disjoint, and each lies inside the result.
             unsafe {
                 let c = c.part(0, cols.start, c.accumulate);
-                few_rows(Sizes { n: cols.len(), ..sizes }, scale, a, b.from_column(cols.start), c);
+                few_rows(
+                    Sizes { n: cols.len(), ..sizes },
+                    scale,
+                    a,
+                    b.without_columns(cols.start),
+                    c,
+                );
             }
             finish(0..m, cols);
         });
