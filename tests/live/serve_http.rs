@@ -170,16 +170,19 @@ fn strangers_are_kept_out() {
 #[test]
 fn more_requests_than_allowed_are_told_to_come_back() {
     let server = Server::start(&["--max-requests", "1"]);
-    // One that never sends its body holds the only place.
-    let mut slow = server.connect();
     let head = format!(
         "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: {}\r\nContent-Type: multipart/form-data; boundary=xyz\r\n\
          Content-Length: 1000\r\n\r\n--xyz",
         server.address
     );
-    slow.write_all(head.as_bytes()).expect("sent");
-    let mut refused = None;
+    let (mut slow, mut refused) = (None, None);
     eventually("its place is taken", || {
+        // One that never sends its body holds the only place, unless the request before it still had that: then it was
+        // itself refused, and tries again.
+        let mut begun = server.connect();
+        begun.write_all(head.as_bytes()).expect("sent");
+        slow = Some(begun);
+        std::thread::sleep(Duration::from_millis(100));
         refused = Some(server.transcribe(&clip(), &QUICK, "")).filter(|answer| answer.status == 429);
         refused.is_some()
     });

@@ -94,7 +94,8 @@ fn captions_policies_and_profiles() {
     client.sound(&speech());
     client.say(&json!({ "type": "finish" }));
     assert_eq!(client.until("revision")["skipped"], "off");
-    assert!(client.until("done")["seconds"].as_f64() > Some(9.0));
+    let (done, heard) = (client.until("done"), 2 * speech().len());
+    assert_eq!(done["seconds"].as_f64(), Some(heard as f64 / 16_000.0), "{done}");
     assert_eq!(client.hear(), None);
 
     let mut next = Client::connect(&server, &[]).expect("connected");
