@@ -1,7 +1,7 @@
 """Live recognition measured: streamed against batch word error rate, latencies, several streams at once.
 
 Plays a test set's recordings, one after the other with pauses, to a running server (`aurist serve`) in real time over
-WebSocket, and sends the same audio as one request. Needs `websockets` and `soundfile`, and prints one JSON object.
+WebSocket, and sends the same audio as one request. Needs `websockets`, `jiwer` and `soundfile`, and prints one JSON object.
 
     python benches/live.py ws://127.0.0.1:8080/v1/stream set.jsonl --seconds 180 --streams 4 --adapt suta
 
@@ -18,8 +18,8 @@ import re
 import statistics
 import time
 import urllib.request
-import wave
 
+import jiwer
 import numpy as np
 import soundfile
 import websockets
@@ -58,21 +58,14 @@ def normal(text):
 
 def errors(reference, hypothesis):
     """Word errors: substitutions, insertions and deletions of the best alignment."""
-    previous = list(range(len(hypothesis) + 1))
-    for i, word in enumerate(reference, 1):
-        row = [i]
-        for j, other in enumerate(hypothesis, 1):
-            row.append(min(previous[j] + 1, row[-1] + 1, previous[j - 1] + (word != other)))
-        previous = row
-    return previous[-1]
+    found = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
+    return found.substitutions + found.insertions + found.deletions
 
 
 def batch(address, audio, method):
     """The same audio as one request."""
     file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1), out.setsampwidth(2), out.setframerate(RATE)
-        out.writeframes(pcm16(audio))
+    soundfile.write(file, audio, RATE, format="WAV", subtype="PCM_16")
     parts = [f'--b\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n'.encode()
              for n, v in (("model", "aurist"), ("adapt", method))]
     parts += [b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n', file.getvalue(), b"\r\n--b--\r\n"]

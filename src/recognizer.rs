@@ -235,6 +235,12 @@ impl Recognizer {
         self.loaded.model.on_cpu().ok_or(Error::OnGpu)
     }
 
+    /// Whether live captions can be made with the model: an error that says why not.
+    pub fn check_live(&self) -> Result<(), Error> {
+        self.vocabulary()?;
+        self.model_on_cpu().map(drop)
+    }
+
     /// A CTC model's symbols.
     pub(crate) fn vocabulary(&self) -> Result<&Vocabulary, Error> {
         match &self.loaded.writer {
@@ -296,6 +302,8 @@ impl Recognizer {
                 Some(Box::new(OnBackend { backend, decoder }))
             }
         };
+        // Of a Whisper only the decoder works, on a pool of its own.
+        let threads = if whisper.is_some() { 1 } else { threads };
         let worker = self.loaded.model.worker(config, threads)?;
         let features = self.features();
         Ok(Session {

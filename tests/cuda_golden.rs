@@ -9,8 +9,7 @@ use aurist::adapt::Adapter;
 use aurist::engine::Backend;
 use aurist::engine::cuda::CudaBackend;
 use aurist::model::{CtcModel, ModelFiles};
-use aurist::{AdaptationConfig, Compatibility, ParameterChoice};
-use common::{Golden, relative_difference, repository};
+use common::{Golden, golden_settings, has_no_gradient, relative_difference, repository};
 use std::sync::Arc;
 
 fn load(backend: &CudaBackend, name: &str) -> (Golden, Arc<CtcModel<CudaBackend>>) {
@@ -19,29 +18,12 @@ fn load(backend: &CudaBackend, name: &str) -> (Golden, Arc<CtcModel<CudaBackend>
     (Golden::read(&directory), Arc::new(model))
 }
 
-fn settings(setting: &str, steps: usize) -> AdaptationConfig {
-    let (parameters, compatibility) = match setting {
-        "layer-norm+feature" => (ParameterChoice::LayerNormAndFeature, Compatibility::None),
-        "compat" => (ParameterChoice::LayerNormAndFeature, Compatibility::Suta),
-        "all" => (ParameterChoice::All, Compatibility::None),
-        "bias" => (ParameterChoice::Bias, Compatibility::None),
-        other => panic!("{other}"),
-    };
-    AdaptationConfig {
-        learning_rate: 1e-3,
-        parameters,
-        compatibility,
-        steps,
-        ..AdaptationConfig::paper()
-    }
-}
-
 /// Ten steps: the losses, the adapted logits, every adapted tensor; in front of the golden's names stands `at`.
 fn ten_steps(model: &str, input: &str, at: &str, setting: &str) {
     let Some(backend) = cuda_support::backend() else { return };
     let (golden, loaded) = load(&backend, model);
     let values = golden.get(input);
-    let mut adapter = Adapter::new(&backend, loaded, &settings(setting, 10)).unwrap();
+    let mut adapter = Adapter::new(&backend, loaded, &golden_settings(setting, 10)).unwrap();
     let episode = adapter.run(&backend, &values).unwrap();
     assert_eq!((episode.steps, episode.guard), (10, None));
     // Of ten forwards from the lowest stage and ten backwards, all but the first few run as graphs.
@@ -64,14 +46,13 @@ fn ten_steps(model: &str, input: &str, at: &str, setting: &str) {
 fn every_gradient(model: &str) {
     let Some(backend) = cuda_support::backend() else { return };
     let (golden, loaded) = load(&backend, model);
-    let mut adapter = Adapter::new(&backend, loaded, &settings("all", 1)).unwrap();
+    let mut adapter = Adapter::new(&backend, loaded, &golden_settings("all", 1)).unwrap();
     let episode = adapter.run(&backend, &golden.get("input_values")).unwrap();
     let relative = relative_difference(&episode.source_logits, &golden.get("logits"));
     assert!(relative < 1e-5, "{model} logits: {relative:e}");
     let mut compared = 0;
     for name in golden.names().iter().filter(|name| name.starts_with("grad1.")) {
-        // Keys' biases shift a row's scores alike, which softmax cancels: their gradient is rounding.
-        if name.contains("k_proj.bias") {
+        if has_no_gradient(name) {
             continue;
         }
         let (_, gradient) = adapter.parameters().tensor(&backend, &name["grad1.".len()..]).unwrap();
@@ -129,7 +110,7 @@ fn two_streams_at_once_give_what_each_gives_alone() {
     let values = golden.get("input_values");
     let shorter = &values[..values.len() - 700];
     let run = |backend: &CudaBackend, values: &[f32]| {
-        let mut adapter = Adapter::new(backend, model.clone(), &settings("layer-norm+feature", 2)).unwrap();
+        let mut adapter = Adapter::new(backend, model.clone(), &golden_settings("layer-norm+feature", 2)).unwrap();
         adapter.run(backend, values).unwrap().adapted_logits
     };
     let alone = [run(&first, &values), run(&first, shorter)];

@@ -10,7 +10,7 @@ use aurist::engine::Arena;
 use aurist::engine::cpu::CpuBackend;
 use aurist::model::{CtcModel, Input, KEEP_ALL, KEEP_NOTHING};
 use aurist::{AdaptationConfig, Compatibility, Guard, ParameterChoice};
-use common::{Golden, relative_difference, repository};
+use common::{Golden, golden_settings, has_no_gradient, relative_difference, repository};
 use std::sync::Arc;
 
 const MODELS: [&str; 7] = [
@@ -26,28 +26,6 @@ const MODELS: [&str; 7] = [
 fn open(name: &str, backend: &CpuBackend) -> (Golden, Arc<CtcModel<CpuBackend>>) {
     let directory = repository("tests/data/goldens").join(name);
     (Golden::read(&directory), common::load(backend, &directory))
-}
-
-fn settings(setting: &str, steps: usize) -> AdaptationConfig {
-    let (parameters, compatibility) = match setting {
-        "layer-norm" => (ParameterChoice::LayerNorm, Compatibility::None),
-        "layer-norm+feature" => (ParameterChoice::LayerNormAndFeature, Compatibility::None),
-        "compat" => (ParameterChoice::LayerNormAndFeature, Compatibility::Suta),
-        "all" => (ParameterChoice::All, Compatibility::None),
-        other => panic!("{other}"),
-    };
-    AdaptationConfig {
-        learning_rate: 1e-3,
-        parameters,
-        compatibility,
-        steps,
-        ..AdaptationConfig::paper()
-    }
-}
-
-/// The keys' biases shift a row's scores alike, which softmax cancels: their gradient is rounding, in PyTorch too.
-fn has_no_gradient(tensor: &str) -> bool {
-    tensor.contains("k_proj.bias")
 }
 
 #[test]
@@ -106,7 +84,7 @@ fn every_gradient() {
         let values = golden.get("input_values");
         let mut compared = 0;
         for setting in ["all", "layer-norm+feature", "layer-norm"] {
-            let mut adapter = Adapter::new(&backend, model.clone(), &settings(setting, 1)).unwrap();
+            let mut adapter = Adapter::new(&backend, model.clone(), &golden_settings(setting, 1)).unwrap();
             adapter.run(&backend, &values).unwrap();
             let names: Vec<String> = adapter.parameters().names().map(String::from).collect();
             for tensor in names {
@@ -142,7 +120,7 @@ fn ten_steps_of_every_setting() {
         let values = golden.get("input_values");
         let names = golden.names();
         for setting in ["layer-norm", "layer-norm+feature", "compat", "all"] {
-            let mut adapter = Adapter::new(&backend, model.clone(), &settings(setting, 10)).unwrap();
+            let mut adapter = Adapter::new(&backend, model.clone(), &golden_settings(setting, 10)).unwrap();
             let episode = adapter.run(&backend, &values).unwrap();
             assert_eq!((episode.steps, episode.guard), (10, None));
             assert!(relative_difference(&episode.source_logits, &golden.get("logits")) < 1e-4);
@@ -188,7 +166,7 @@ fn ten_steps_of_every_setting() {
                     assert_eq!(setting, "all");
                     continue;
                 }
-                let mut adapter = Adapter::new(&backend, model.clone(), &settings(setting, steps)).unwrap();
+                let mut adapter = Adapter::new(&backend, model.clone(), &golden_settings(setting, steps)).unwrap();
                 adapter.run(&backend, &values).unwrap();
                 assert_eq!(adapter.parameters().names().count(), expected.len(), "{name} {prefix}");
                 for golden_name in expected {
@@ -213,7 +191,7 @@ fn an_all_blank_utterance_is_not_stepped_on() {
                 values[0] += 100.0;
             }
         });
-        let mut adapter = Adapter::new(&backend, model, &settings("layer-norm+feature", 10)).unwrap();
+        let mut adapter = Adapter::new(&backend, model, &golden_settings("layer-norm+feature", 10)).unwrap();
         let episode = adapter.run(&backend, &golden.get("input_values")).unwrap();
         assert_eq!((episode.steps, episode.guard), (0, Some(Guard::AllBlank)), "{name}");
         assert!(relative_difference(&episode.adapted_logits, &golden.get("blank.logits")) < 1e-5);
@@ -231,7 +209,7 @@ fn adapting_the_top_layers_only_gives_their_part_of_the_gradient() {
             let config = AdaptationConfig {
                 parameters,
                 top_layers: Some(1),
-                ..settings("all", 1)
+                ..golden_settings("all", 1)
             };
             let mut adapter = Adapter::new(&backend, model.clone(), &config).unwrap();
             adapter.run(&backend, &golden.get("input_values")).unwrap();
@@ -278,7 +256,7 @@ fn the_optimisers_duplicates_are_those_of_the_published_list() {
 fn too_short_an_utterance_has_no_frame() {
     let backend = CpuBackend::new(1).unwrap();
     let (_, model) = open("wav2vec2-base", &backend);
-    let mut adapter = Adapter::new(&backend, model, &settings("layer-norm", 10)).unwrap();
+    let mut adapter = Adapter::new(&backend, model, &golden_settings("layer-norm", 10)).unwrap();
     for samples in [0, 1, 399] {
         let episode = adapter.run(&backend, &vec![0.1; samples]).unwrap();
         assert_eq!((episode.frames, episode.steps), (0, 0), "{samples}");

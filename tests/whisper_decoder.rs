@@ -8,7 +8,7 @@ use aurist::decode::whisper::{DecodingOptions, WhisperDecoder};
 use aurist::engine::Arena;
 use aurist::engine::cpu::CpuBackend;
 use aurist::model::{CtcModel, DecoderActivations, Generation, KEEP_NOTHING, ModelFiles, SourceParameters, Tokens};
-use aurist::{AdaptationConfig, Recognizer};
+use aurist::{AdaptationConfig, Error, Recognizer};
 use common::{Golden, relative_difference, repository};
 use std::sync::Arc;
 
@@ -292,4 +292,15 @@ fn segments_are_those_of_faster_whisper() {
         }
     }
     assert!(segments > 20, "{segments} segments were compared");
+}
+
+/// What live captions and adaptation cannot do with a decoder is said before anything is heard.
+#[test]
+fn what_needs_a_ctc_head_says_so_at_once() {
+    let recognizer = Recognizer::from_dir(&repository(MODEL)).unwrap();
+    assert!(matches!(recognizer.check_live(), Err(Error::NotLive)));
+    let adapted = recognizer.session(&AdaptationConfig::paper(), 1);
+    assert!(matches!(adapted, Err(Error::NotAdaptable)));
+    let plain = recognizer.session(&AdaptationConfig::none(), 1);
+    assert!(plain.is_ok());
 }

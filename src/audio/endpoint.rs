@@ -4,11 +4,12 @@
 //! nothing but the past to go by: after a silence (the hang-over) that becomes shorter as the utterance grows, and at
 //! the latest at a limit, at the quietest moment near it.
 
+use super::segment::{FRAME, to_frames};
 use super::{SAMPLE_RATE, Segment};
 use std::collections::VecDeque;
 
 /// Samples of one frame of the voice-activity detector, 16 ms.
-pub const ENDPOINT_FRAME: usize = 256;
+pub const ENDPOINT_FRAME: usize = FRAME;
 /// From this probability on a frame is speech.
 const SPEECH: f32 = 0.5;
 /// Within an utterance: from this one on.
@@ -93,10 +94,6 @@ pub struct Endpointer {
 
 fn seconds(samples: usize) -> f64 {
     samples as f64 / f64::from(SAMPLE_RATE)
-}
-
-fn to_frames(seconds: f64) -> usize {
-    (seconds * f64::from(SAMPLE_RATE) / ENDPOINT_FRAME as f64).round() as usize
 }
 
 impl Endpointer {

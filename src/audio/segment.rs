@@ -7,7 +7,7 @@
 use super::SAMPLE_RATE;
 
 /// Samples of one frame of the voice-activity detector, 16 ms.
-const FRAME: usize = 256;
+pub(super) const FRAME: usize = 256;
 /// A recording or stretch whose loudest sample is below this (-80 dBFS) is silence, whatever a detector says.
 const SILENT_PEAK: f32 = 1e-4;
 /// Below this probability of speech a frame may belong to a pause.
@@ -91,7 +91,7 @@ pub struct Segmenter {
     has_cut: bool,
 }
 
-fn to_frames(seconds: f64) -> usize {
+pub(super) fn to_frames(seconds: f64) -> usize {
     (seconds * SAMPLE_RATE as f64 / FRAME as f64).round() as usize
 }
 

@@ -20,7 +20,7 @@ pub struct Decoder {
 impl Decoder {
     /// For the tensors that these settings move.
     pub fn new(recognizer: &Recognizer, config: &AdaptationConfig) -> Result<Self, Error> {
-        recognizer.vocabulary()?;
+        recognizer.check_live()?;
         let backend = CpuBackend::new(1)?;
         let selection = (config.planned_steps() > 0).then_some(Selection {
             choice: config.parameters,

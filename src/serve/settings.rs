@@ -11,7 +11,7 @@ const MOST_STEPS: usize = 50;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Choice {
-    /// `none`, `suta`, `sdpl`, `csuta`, `dsuta`, `awmc`.
+    /// `none`, `suta`, `sdpl`, `cea`, `csuta`, `dsuta`, `replay`, `awmc`, `guarded`.
     pub(super) method: Option<Method>,
     /// Steps an utterance.
     pub(super) steps: Option<usize>,

@@ -145,6 +145,7 @@ impl Stream<'_> {
         if plain.iter().any(|value| !(0.0..=3600.0).contains(value)) {
             return Err("times are seconds, from 0 to 3600".into());
         }
+        app.recognizer.check_live().map_err(|error| error.to_string())?;
         let settings = adapt
             .settings(&app.recognizer.default_adaptation())
             .map_err(|error| error.message)?;
@@ -253,7 +254,7 @@ impl Stream<'_> {
                 let state = self
                     .session
                     .state()
-                    .ok_or("nothing is carried yet: adapt with csuta, dsuta or awmc first");
+                    .ok_or("nothing is carried yet: adapt with csuta, dsuta, replay, awmc or guarded first");
                 let saved = state
                     .map_err(String::from)
                     .and_then(|state| self.app.profiles.save(&name, &state));

@@ -189,7 +189,7 @@ impl Form {
     }
 
     /// OpenAI's fields, and under `aurist` in each segment what else is known of it. `seek`, `tokens`,
-    /// `compression_ratio` and `no_speech_prob` are Whisper's decoder's: here they say nothing.
+    /// `compression_ratio` and `no_speech_prob` are a Whisper's decoder's: of a CTC model they say nothing.
     fn verbose(&self, app: &App, transcript: &Transcript) -> Value {
         let segment = |(id, utterance): (usize, &Utterance)| {
             let logs: Vec<f64> = utterance
@@ -202,7 +202,7 @@ impl Form {
             } else {
                 logs.iter().sum::<f64>() / logs.len() as f64
             };
-            json!({
+            let mut segment = json!({
                 "id": id, "seek": 0, "start": utterance.start, "end": utterance.end, "text": utterance.text,
                 "tokens": [], "temperature": 0.0, "avg_logprob": mean, "compression_ratio": 1.0, "no_speech_prob": 0.0,
                 "aurist": {
@@ -210,7 +210,16 @@ impl Form {
                     "entropy_before": utterance.entropy_before, "entropy_after": utterance.entropy_after,
                     "steps": utterance.steps, "guard": utterance.guard,
                 },
-            })
+            });
+            if let Some(decoding) = &utterance.decoding {
+                segment["seek"] = json!(decoding.seek);
+                segment["tokens"] = json!(decoding.tokens);
+                segment["temperature"] = json!(decoding.temperature);
+                segment["avg_logprob"] = json!(decoding.avg_logprob);
+                segment["compression_ratio"] = json!(decoding.compression_ratio);
+                segment["no_speech_prob"] = json!(decoding.no_speech_prob);
+            }
+            segment
         };
         let word = |word: &crate::Word| json!({ "word": word.word, "start": word.start, "end": word.end, "confidence": word.confidence });
         let mut verbose = json!({

@@ -8,6 +8,7 @@ pub mod finite_differences;
 use aurist::engine::cpu::CpuBackend;
 use aurist::model::checkpoint::Checkpoint;
 use aurist::model::{CtcModel, ModelError, ModelFiles, Vocabulary};
+use aurist::{AdaptationConfig, Compatibility, ParameterChoice};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -108,6 +109,30 @@ impl Golden {
             other => panic!("{name} is {other:?}"),
         }
     }
+}
+
+/// The settings of the goldens' runs, by the name that stands before their tensors.
+pub fn golden_settings(setting: &str, steps: usize) -> AdaptationConfig {
+    let (parameters, compatibility) = match setting {
+        "layer-norm" => (ParameterChoice::LayerNorm, Compatibility::None),
+        "layer-norm+feature" => (ParameterChoice::LayerNormAndFeature, Compatibility::None),
+        "compat" => (ParameterChoice::LayerNormAndFeature, Compatibility::Suta),
+        "bias" => (ParameterChoice::Bias, Compatibility::None),
+        "all" => (ParameterChoice::All, Compatibility::None),
+        other => panic!("{other}"),
+    };
+    AdaptationConfig {
+        learning_rate: 1e-3,
+        parameters,
+        compatibility,
+        steps,
+        ..AdaptationConfig::paper()
+    }
+}
+
+/// The keys' biases shift a row's scores alike, which softmax cancels: their gradient is rounding, in PyTorch too.
+pub fn has_no_gradient(tensor: &str) -> bool {
+    tensor.contains("k_proj.bias")
 }
 
 /// ‖a - b‖ / ‖b‖

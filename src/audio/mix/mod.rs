@@ -18,8 +18,8 @@ pub use condition::{Condition, ConditionError, Effect};
 pub use mixer::{Mixer, MixerCompatibility, NoiseFile, Prepared, samples_hash};
 pub use random::{shuffled, uniform};
 pub use stream::{Block, NamedStream, StreamError, StreamPlan};
-pub(crate) use wav::to_pcm16;
 pub use wav::{wav_bytes, write_wav};
+pub(crate) use wav::{wav_writer, write_samples};
 
 use super::AudioError;
 

@@ -13,29 +13,41 @@ const SPEC: WavSpec = WavSpec {
 };
 
 /// A sample as a 16-bit integer: rounded, and clipped, so that full scale never wraps to its opposite.
-pub(crate) fn to_pcm16(sample: f32) -> i16 {
+pub(super) fn to_pcm16(sample: f32) -> i16 {
     // `as` saturates.
     (f64::from(sample) * 32_768.0).round() as i16
 }
 
-fn write<W: Write + Seek>(samples: &[f32], to: W) -> Result<(), hound::Error> {
-    let mut writer = WavWriter::new(to, SPEC)?;
+/// Begins a file of 16-bit mono samples at 16 kHz.
+pub(crate) fn wav_writer<W: Write + Seek>(to: W) -> std::io::Result<WavWriter<W>> {
+    WavWriter::new(to, SPEC).map_err(io_error)
+}
+
+/// Adds samples; the file is whole afterwards, and with the system.
+pub(crate) fn write_samples<W: Write + Seek>(writer: &mut WavWriter<W>, samples: &[f32]) -> std::io::Result<()> {
     for &sample in samples {
-        writer.write_sample(to_pcm16(sample))?;
+        writer.write_sample(to_pcm16(sample)).map_err(io_error)?;
     }
-    writer.finalize()
+    writer.flush().map_err(io_error)
+}
+
+fn io_error(error: hound::Error) -> std::io::Error {
+    match error {
+        hound::Error::IoError(error) => error,
+        error => std::io::Error::other(error),
+    }
 }
 
 /// Writes 16 kHz mono samples to a file.
 pub fn write_wav(path: &Path, samples: &[f32]) -> std::io::Result<()> {
     let file = std::io::BufWriter::new(std::fs::File::create(path)?);
-    write(samples, file).map_err(std::io::Error::other)
+    write_samples(&mut wav_writer(file)?, samples)
 }
 
 /// 16 kHz mono samples as a wav file's bytes.
 pub fn wav_bytes(samples: &[f32]) -> std::io::Result<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
-    write(samples, &mut bytes).map_err(std::io::Error::other)?;
+    write_samples(&mut wav_writer(&mut bytes)?, samples)?;
     Ok(bytes.into_inner())
 }
 

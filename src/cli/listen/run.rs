@@ -32,6 +32,7 @@ pub(in crate::cli) fn run(typed: Arguments) -> Result<Exit, Failure> {
         typed.adaptation.load_adapted.as_deref(),
         Device::Cpu,
     )?;
+    recognizer.check_live().map_err(Failure::failed)?;
     let settings = adaptation(&typed.adaptation, recognizer.default_adaptation());
     let config = LiveConfig {
         endpoint: EndpointConfig {

@@ -2,20 +2,17 @@
 //! system at once, so that a process that is killed at any moment loses nothing that was shown as committed.
 
 use crate::audio::SAMPLE_RATE;
-use crate::audio::mix::to_pcm16;
+use crate::audio::mix::{wav_writer, write_samples};
 use crate::live::{Event, Final};
 use crate::output::{Document, Format};
 use crate::{AdaptationConfig, ModelInfo, Transcript, Utterance};
+use hound::WavWriter;
 use std::fs::{File, OpenOptions};
-use std::io::{Error, ErrorKind, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Error, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// Bytes of a wav header as written here.
-const HEADER: u64 = 44;
 /// A wav file's lengths have 32 bits: before that is full, the next file begins.
 const MOST_BYTES: u64 = (u32::MAX - 65_536) as u64;
-/// The header is brought up to date after so many samples, a second.
-const HEADER_EVERY: u64 = SAMPLE_RATE as u64;
 
 /// The files of one recording.
 pub(super) struct Recording {
@@ -56,8 +53,7 @@ impl Recording {
 
     /// More samples; before the events that come of them.
     pub(super) fn samples(&mut self, samples: &[f32]) -> std::io::Result<()> {
-        if self.audio.bytes + 2 * samples.len() as u64 > MOST_BYTES {
-            self.audio.update_header()?;
+        if self.audio.bytes() + 2 * samples.len() as u64 > MOST_BYTES {
             self.files += 1;
             let name = format!("audio-{}.wav", self.files);
             self.audio = Wav::create(&self.folder.join(name))?;
@@ -89,7 +85,6 @@ impl Recording {
 
     /// The end.
     pub(super) fn end(&mut self) -> std::io::Result<()> {
-        self.audio.update_header()?;
         self.audio.file.sync_all()?;
         self.events.sync_all()?;
         self.captions.file.sync_all()
@@ -107,59 +102,28 @@ fn new_file(path: &Path) -> std::io::Result<File> {
     })
 }
 
-/// 16-bit mono wav whose header is right at least every second.
+/// A wav file that is whole after every write.
 struct Wav {
+    writer: WavWriter<BufWriter<File>>,
+    /// The same file.
     file: File,
-    bytes: u64,
-    since_header: u64,
 }
 
 impl Wav {
     fn create(path: &Path) -> std::io::Result<Self> {
-        let mut wav = Self {
-            file: new_file(path)?,
-            bytes: 0,
-            since_header: 0,
-        };
-        wav.update_header()?;
+        let file = new_file(path)?;
+        let writer = wav_writer(BufWriter::new(file.try_clone()?))?;
+        let mut wav = Self { writer, file };
+        wav.write(&[])?;
         Ok(wav)
     }
 
     fn write(&mut self, samples: &[f32]) -> std::io::Result<()> {
-        let bytes: Vec<u8> = samples
-            .iter()
-            .flat_map(|sample| to_pcm16(*sample).to_le_bytes())
-            .collect();
-        self.file.write_all(&bytes)?;
-        self.bytes += bytes.len() as u64;
-        self.since_header += samples.len() as u64;
-        if self.since_header >= HEADER_EVERY {
-            self.update_header()?;
-        }
-        Ok(())
+        write_samples(&mut self.writer, samples)
     }
 
-    fn update_header(&mut self) -> std::io::Result<()> {
-        let length = u32::try_from(self.bytes).unwrap_or(u32::MAX - HEADER as u32);
-        let mut header = Vec::with_capacity(HEADER as usize);
-        header.extend_from_slice(b"RIFF");
-        header.extend_from_slice(&(length + HEADER as u32 - 8).to_le_bytes());
-        header.extend_from_slice(b"WAVEfmt ");
-        header.extend_from_slice(&16_u32.to_le_bytes());
-        // PCM, one channel.
-        header.extend_from_slice(&1_u16.to_le_bytes());
-        header.extend_from_slice(&1_u16.to_le_bytes());
-        header.extend_from_slice(&SAMPLE_RATE.to_le_bytes());
-        header.extend_from_slice(&(2 * SAMPLE_RATE).to_le_bytes());
-        header.extend_from_slice(&2_u16.to_le_bytes());
-        header.extend_from_slice(&16_u16.to_le_bytes());
-        header.extend_from_slice(b"data");
-        header.extend_from_slice(&length.to_le_bytes());
-        self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&header)?;
-        self.file.seek(SeekFrom::End(0))?;
-        self.since_header = 0;
-        Ok(())
+    fn bytes(&self) -> u64 {
+        2 * u64::from(self.writer.len())
     }
 }
 
@@ -320,7 +284,7 @@ mod tests {
         recording.event(&revision(2, "TREE")).unwrap();
         recording.event(&is_final(3, "FOUR")).unwrap();
         assert!(captions().contains("TREE\n\n3\n00:00:30,000"), "{}", captions());
-        // Not ended, as after kill -9: the audio is there, to the last sample or the header's second.
+        // Not ended, as after kill -9: the audio is there, to the last sample.
         let samples = crate::audio::read_all(&folder.path().join("audio.wav")).unwrap();
         assert_eq!(samples.len(), 20_000);
         let events = std::fs::read_to_string(folder.path().join("events.jsonl")).unwrap();

@@ -19,7 +19,7 @@ const DEPTH: usize = 384;
 const LEFT_ROWS: usize = 126;
 /// Columns of the right operand that are packed at once: 2.3 MB, which a third-level cache holds.
 const RIGHT_COLS: usize = 1536;
-/// To pack a left value costs as much as to multiply it with some 20 right ones; up to so many columns it is read where
+/// To pack a left value costs as much as to multiply it with some 20 right ones. Up to so many columns it is read where
 /// it lies, although that is slower by a twentieth.
 const FEW_COLS: usize = 320;
 /// Results of fewer rows are left to the `gemm` crate.
@@ -61,9 +61,9 @@ impl<'a> Matrix<'a> {
     }
 
     /// The same without its first columns.
-    fn without_columns(self, col: usize) -> Self {
+    fn without_columns(self, count: usize) -> Self {
         Self {
-            values: &self.values[(col * self.col_stride).min(self.values.len())..],
+            values: &self.values[(count * self.col_stride).min(self.values.len())..],
             ..self
         }
     }
@@ -215,38 +215,39 @@ pub(super) unsafe fn multiply(
     });
 }
 
-/// The parts that a result is cut into, so many a thread: some rows of all columns, or all rows of some columns. Cutting
+/// The parts that a result is cut into, one a thread: some rows of all columns, or all rows of some columns. Cutting
 /// rows makes every thread pack the whole right operand, cutting columns the left one, so the longer side is cut.
 struct Units {
     rows: usize,
-    rows_each: usize,
     cols: usize,
-    cols_each: usize,
+    by_rows: bool,
+    /// Rows, or columns, of each but the last.
+    each: usize,
 }
 
 impl Units {
     fn new(Sizes { m, n, .. }: Sizes, tile: Tile, threads: usize) -> Self {
         let by_rows = m > n;
-        let (row_parts, col_parts) = if by_rows { (threads, 1) } else { (1, threads) };
+        let (len, grain) = if by_rows { (m, tile.rows) } else { (n, tile.cols) };
         Self {
             rows: m,
-            rows_each: m.div_ceil(row_parts).next_multiple_of(tile.rows),
             cols: n,
-            cols_each: n.div_ceil(col_parts).next_multiple_of(tile.cols),
+            by_rows,
+            each: len.div_ceil(threads).next_multiple_of(grain),
         }
     }
 
     fn count(&self) -> usize {
-        self.rows.div_ceil(self.rows_each) * self.cols.div_ceil(self.cols_each)
+        if self.by_rows { self.rows } else { self.cols }.div_ceil(self.each)
     }
 
     fn part(&self, unit: usize) -> (Range<usize>, Range<usize>) {
-        let across = self.cols.div_ceil(self.cols_each);
-        let (row, col) = (unit / across * self.rows_each, unit % across * self.cols_each);
-        (
-            row..self.rows.min(row + self.rows_each),
-            col..self.cols.min(col + self.cols_each),
-        )
+        let (start, end) = (unit * self.each, (unit + 1) * self.each);
+        if self.by_rows {
+            (start..end.min(self.rows), 0..self.cols)
+        } else {
+            (0..self.rows, start..end.min(self.cols))
+        }
     }
 }
 

@@ -127,9 +127,11 @@ impl Vector for std::arch::aarch64::float32x4_t {
 }
 
 /// The scalar twin, for machines with none of these and for tests; the compiler makes of it what the target has.
+#[cfg(not(target_arch = "aarch64"))]
 #[derive(Clone, Copy)]
 pub(super) struct Plain([f32; 4]);
 
+#[cfg(not(target_arch = "aarch64"))]
 impl Vector for Plain {
     const LANES: usize = 4;
 
