@@ -281,6 +281,18 @@ impl Bench {
         self.row("positional convolution, dX", flops, bytes, 1, || {
             backend.grouped_conv1d_backward_input(shape, &x, &weight, &mut y, false, &mut scratch);
         });
+        self.row("positional convolution, preparing", 0.0, 0, 0, || {
+            std::hint::black_box(backend.prepare_grouped_conv1d(shape, &weight));
+        });
+        if let Some(prepared) = backend.prepare_grouped_conv1d(shape, &weight) {
+            let bytes = 4 * (2 * len + prepared.len());
+            self.row("positional convolution, prepared", 0.0, bytes, 0, || {
+                backend.prepared_grouped_conv1d(shape, &x, &prepared, &bias, &mut y);
+            });
+            self.row("positional convolution, prepared, dX", 0.0, bytes, 0, || {
+                backend.prepared_grouped_conv1d_backward_input(shape, &x, &prepared, &mut y, false);
+            });
+        }
         let (magnitude, mut made) = (values(shape.kernel), vec![0.0; weight.len()]);
         self.row("weight norm", 0.0, 8 * weight.len(), 1, || {
             backend.weight_norm(shape, &weight, &magnitude, &mut made);

@@ -114,16 +114,25 @@ fn grouped_convolution(shape: GroupedConv1d, x: &[f64], weight: &[f64], bias: &[
     y
 }
 
-fn grouped_shapes() -> [GroupedConv1d; 5] {
-    // An even kernel, as wav2vec2's; an odd one, as data2vec's; one longer than the input; one group; one channel each.
-    [(9, 6, 3, 4), (7, 8, 2, 5), (2, 4, 2, 8), (5, 3, 1, 3), (6, 3, 3, 2)].map(|(frames, channels, groups, kernel)| {
-        GroupedConv1d {
-            frames,
-            channels,
-            groups,
-            kernel,
-            padding: kernel / 2,
-        }
+fn grouped_shapes() -> [GroupedConv1d; 8] {
+    // An even kernel, as wav2vec2's; an odd one, as data2vec's; one longer than the input; one group; one channel each;
+    // then taps enough to be prepared: a block, more than one, and more taps than frames.
+    [
+        (9, 6, 3, 4),
+        (7, 8, 2, 5),
+        (2, 4, 2, 8),
+        (5, 3, 1, 3),
+        (6, 3, 3, 2),
+        (14, 4, 2, 16),
+        (40, 6, 2, 19),
+        (5, 2, 2, 32),
+    ]
+    .map(|(frames, channels, groups, kernel)| GroupedConv1d {
+        frames,
+        channels,
+        groups,
+        kernel,
+        padding: kernel / 2,
     })
 }
 
@@ -152,6 +161,19 @@ fn grouped_convolution_and_its_gradients() {
             backend.grouped_conv1d_backward_input(shape, &dy, &weight32, &mut dx, true, &mut scratch);
             let sum: Vec<f64> = exact_dx.iter().zip(&start).map(|(dx, start)| dx + start).collect();
             assert_close("dx accumulated", &dx, &sum, 1e-5);
+            let prepared = backend.prepare_grouped_conv1d(shape, &weight32);
+            assert_eq!(prepared.is_some(), shape.kernel >= 16);
+            if let Some(prepared) = prepared {
+                let mut y = vec![f32::NAN; values];
+                backend.prepared_grouped_conv1d(shape, &x32, &prepared, &single(&bias), &mut y);
+                assert_close("y, prepared", &y, &grouped_convolution(shape, &x, &weight, &bias), 1e-5);
+                let mut dx = vec![f32::NAN; values];
+                backend.prepared_grouped_conv1d_backward_input(shape, &dy, &prepared, &mut dx, false);
+                assert_close("dx, prepared", &dx, &exact_dx, 1e-5);
+                let mut dx = single(&start);
+                backend.prepared_grouped_conv1d_backward_input(shape, &dy, &prepared, &mut dx, true);
+                assert_close("dx accumulated, prepared", &dx, &sum, 1e-5);
+            }
             let mut dweight = vec![0.0; shape.weight_len()];
             backend.grouped_conv1d_backward_weight(shape, &x32, &dy, &mut dweight, &mut scratch);
             assert_close("dW", &dweight, &exact_dweight, 1e-5);

@@ -252,6 +252,33 @@ pub trait Backend: Send + Sync + Sized + 'static {
         dweight: Self::ViewMut<'_>,
         scratch: Self::ViewMut<'_>,
     );
+    /// What makes a grouped convolution faster when its weight stays: an opaque form of the weight, for any number of
+    /// frames. `None` where there is no faster way than the direct one.
+    fn prepare_grouped_conv1d(&self, _shape: GroupedConv1d, _weight: Self::View<'_>) -> Option<Self::Buffer> {
+        None
+    }
+    /// [`Backend::grouped_conv1d`] with what [`Backend::prepare_grouped_conv1d`] gave.
+    fn prepared_grouped_conv1d(
+        &self,
+        shape: GroupedConv1d,
+        _x: Self::View<'_>,
+        _prepared: Self::View<'_>,
+        _bias: Self::View<'_>,
+        _y: Self::ViewMut<'_>,
+    ) {
+        panic!("this backend has prepared no weight of {shape:?}");
+    }
+    /// [`Backend::grouped_conv1d_backward_input`] with what [`Backend::prepare_grouped_conv1d`] gave.
+    fn prepared_grouped_conv1d_backward_input(
+        &self,
+        shape: GroupedConv1d,
+        _dy: Self::View<'_>,
+        _prepared: Self::View<'_>,
+        _dx: Self::ViewMut<'_>,
+        _accumulate: bool,
+    ) {
+        panic!("this backend has prepared no weight of {shape:?}");
+    }
     /// Weight norm over all but the taps: `W[:, k] = g[k] v[:, k] / |v[:, k]|`, v and W laid out as the weight.
     fn weight_norm(
         &self,

@@ -38,15 +38,15 @@ pub enum Input {
 pub struct CtcModel<B: Backend> {
     config: ModelConfig,
     weights: Arc<Weights<B>>,
-    frontend: Frontend,
+    frontend: Frontend<B>,
     transformer: Transformer,
     output: Output,
     decoder: Option<Decoder>,
 }
 
-enum Frontend {
+enum Frontend<B: Backend> {
     Whisper(WhisperFrontend),
-    Wav2Vec2(Wav2Vec2Frontend),
+    Wav2Vec2(Wav2Vec2Frontend<B>),
 }
 
 struct Output {
@@ -124,7 +124,7 @@ impl<B: Backend> CtcModel<B> {
         let builder_ref = &mut builder;
         let names = config.names();
         let width = config.transformer.width;
-        let frontend = match &config.frontend {
+        let mut frontend = match &config.frontend {
             FrontendConfig::Whisper(whisper) => {
                 Frontend::Whisper(WhisperFrontend::load(builder_ref, &names.encoder, whisper, width)?)
             }
@@ -162,6 +162,9 @@ impl<B: Backend> CtcModel<B> {
             None => None,
         };
         let weights = Arc::new(builder.finish(backend)?);
+        if let Frontend::Wav2Vec2(frontend) = &mut frontend {
+            frontend.prepare(backend, &weights)?;
+        }
         Ok(Self {
             config,
             weights,
@@ -337,7 +340,7 @@ impl<B: Backend> CtcModel<B> {
     }
 }
 
-impl Frontend {
+impl<B: Backend> Frontend<B> {
     fn stages(&self) -> usize {
         match self {
             Self::Whisper(frontend) => frontend.stages(),

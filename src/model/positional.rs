@@ -3,7 +3,7 @@
 
 use super::layers::{LayerNorm, add, copy, gelu, gelu_backward};
 use super::tensors::{Kind, Layout, OperandId, Piece, WeightsBuilder};
-use super::{ModelError, Parameters};
+use super::{ModelError, Parameters, Weights};
 use crate::engine::{Arena, ArenaPlan, Backend, GroupedConv1d, Slot};
 
 /// Sizes.
@@ -19,16 +19,18 @@ pub struct PositionalConfig {
     pub is_data2vec: bool,
 }
 
-pub(super) struct PositionalEmbedding {
+pub(super) struct PositionalEmbedding<B: Backend> {
     config: PositionalConfig,
     width: usize,
-    layers: Vec<Layer>,
+    layers: Vec<Layer<B>>,
 }
 
-struct Layer {
+struct Layer<B: Backend> {
     weight: Weight,
     bias: OperandId,
     norm: Option<LayerNorm>,
+    /// The source's weight as the backend likes it best, for as long as it does not move.
+    prepared: Option<B::Buffer>,
 }
 
 enum Weight {
@@ -57,7 +59,7 @@ struct LayerActivations {
     statistics: Slot,
 }
 
-impl PositionalEmbedding {
+impl<B: Backend> PositionalEmbedding<B> {
     pub(super) fn load(
         builder: &mut WeightsBuilder<'_>,
         encoder: &str,
@@ -101,9 +103,39 @@ impl PositionalEmbedding {
                 } else {
                     None
                 },
+                prepared: None,
             });
         }
         Ok(Self { config, width, layers })
+    }
+
+    /// Prepares the weights, once they are there.
+    pub(super) fn prepare(&mut self, backend: &B, weights: &Weights<B>) -> Result<(), ModelError> {
+        let shape = self.shape(0);
+        for layer in &mut self.layers {
+            layer.prepared = match layer.weight {
+                Weight::Plain(id) => backend.prepare_grouped_conv1d(shape, weights.value(backend, id)),
+                Weight::Normed { direction, magnitude } => {
+                    let mut made = backend.zeros(shape.weight_len())?;
+                    let value = |id| weights.value(backend, id);
+                    let all = 0..shape.weight_len();
+                    let to = backend.view_mut(&mut made, all.clone());
+                    backend.weight_norm(shape, value(direction), value(magnitude), to);
+                    backend.prepare_grouped_conv1d(shape, backend.view(&made, all))
+                }
+            };
+        }
+        Ok(())
+    }
+
+    fn shape(&self, frames: usize) -> GroupedConv1d {
+        GroupedConv1d {
+            frames,
+            channels: self.width,
+            groups: self.config.groups,
+            kernel: self.config.kernel,
+            padding: self.config.kernel / 2,
+        }
     }
 
     pub(super) fn operands(&self) -> Vec<OperandId> {
@@ -115,7 +147,7 @@ impl PositionalEmbedding {
     }
 
     /// `input` holds the frames that the embedding is made from.
-    pub(super) fn plan<B: Backend>(
+    pub(super) fn plan(
         &self,
         backend: &B,
         plan: &mut ArenaPlan,
@@ -124,13 +156,7 @@ impl PositionalEmbedding {
         backward: usize,
     ) -> PositionalActivations {
         let (values, config) = (rows * self.width, self.config);
-        let shape = GroupedConv1d {
-            frames: rows,
-            channels: self.width,
-            groups: config.groups,
-            kernel: config.kernel,
-            padding: config.kernel / 2,
-        };
+        let shape = self.shape(rows);
         let mut layers = Vec::with_capacity(self.layers.len());
         let mut next = input;
         for layer in &self.layers {
@@ -155,7 +181,7 @@ impl PositionalEmbedding {
     }
 
     /// Adds the embedding of the plan's input to `to`.
-    pub(super) fn forward<B: Backend>(
+    pub(super) fn forward(
         &self,
         backend: &B,
         parameters: &impl Parameters<B>,
@@ -165,18 +191,20 @@ impl PositionalEmbedding {
     ) {
         let rows = a.shape.frames;
         for (index, (layer, slots)) in self.layers.iter().zip(&a.layers).enumerate() {
-            if let Weight::Normed { direction, magnitude } = layer.weight {
-                let value = |id| parameters.value(backend, id);
-                let weight = arena.view_mut(backend, a.weight);
-                backend.weight_norm(a.shape, value(direction), value(magnitude), weight);
-            }
-            let ([x, made], [sum, scratch]) = arena.split(backend, [slots.input, a.weight], [slots.sum, a.scratch]);
-            let weight = match layer.weight {
-                Weight::Plain(id) => parameters.value(backend, id),
-                Weight::Normed { .. } => made,
-            };
             let bias = parameters.value(backend, layer.bias);
-            backend.grouped_conv1d(a.shape, x, weight, bias, sum, scratch);
+            if let Some(prepared) = layer.prepared(backend, parameters) {
+                let ([x], [sum]) = arena.split(backend, [slots.input], [slots.sum]);
+                backend.prepared_grouped_conv1d(a.shape, x, prepared, bias, sum);
+            } else {
+                if let Weight::Normed { direction, magnitude } = layer.weight {
+                    let value = |id| parameters.value(backend, id);
+                    let weight = arena.view_mut(backend, a.weight);
+                    backend.weight_norm(a.shape, value(direction), value(magnitude), weight);
+                }
+                let ([x, made], [sum, scratch]) = arena.split(backend, [slots.input, a.weight], [slots.sum, a.scratch]);
+                let weight = layer.effective(backend, parameters, made);
+                backend.grouped_conv1d(a.shape, x, weight, bias, sum, scratch);
+            }
             let next = a.layers.get(index + 1).map_or(a.output, |next| next.input);
             match &layer.norm {
                 Some(norm) => norm.forward(backend, parameters, arena, rows, slots.sum, next, slots.statistics),
@@ -188,7 +216,7 @@ impl PositionalEmbedding {
     }
 
     /// Adds the input's gradient to `stream`, which holds the output's (it reached the input by the residual too).
-    pub(super) fn backward<B: Backend>(
+    pub(super) fn backward(
         &self,
         backend: &B,
         parameters: &mut impl Parameters<B>,
@@ -213,23 +241,25 @@ impl PositionalEmbedding {
             }
             self.backward_parameters(backend, parameters, arena, a, layer, slots, d);
             let (to, accumulate) = if index == 0 { (stream, true) } else { (spare, false) };
-            let ([dy, made], [dx, scratch]) = arena.split(backend, [d, a.weight], [to, a.scratch]);
-            let weight = match layer.weight {
-                Weight::Plain(id) => parameters.value(backend, id),
-                Weight::Normed { .. } => made,
-            };
-            backend.grouped_conv1d_backward_input(a.shape, dy, weight, dx, accumulate, scratch);
+            if let Some(prepared) = layer.prepared(backend, parameters) {
+                let ([dy], [dx]) = arena.split(backend, [d], [to]);
+                backend.prepared_grouped_conv1d_backward_input(a.shape, dy, prepared, dx, accumulate);
+            } else {
+                let ([dy, made], [dx, scratch]) = arena.split(backend, [d, a.weight], [to, a.scratch]);
+                let weight = layer.effective(backend, parameters, made);
+                backend.grouped_conv1d_backward_input(a.shape, dy, weight, dx, accumulate, scratch);
+            }
             std::mem::swap(&mut d, &mut spare);
         }
     }
 
-    fn backward_parameters<B: Backend>(
+    fn backward_parameters(
         &self,
         backend: &B,
         parameters: &mut impl Parameters<B>,
         arena: &mut Arena<B>,
         a: &PositionalActivations,
-        layer: &Layer,
+        layer: &Layer<B>,
         slots: &LayerActivations,
         d: Slot,
     ) {
@@ -255,6 +285,28 @@ impl PositionalEmbedding {
                 let dweight = arena.view(backend, a.dweight);
                 backend.weight_norm_backward(a.shape, direction, magnitude, dweight, ddirection, dmagnitude);
             }
+        }
+    }
+}
+
+impl<B: Backend> Layer<B> {
+    /// The prepared weight, where there is one and the weight has not moved.
+    fn prepared<'a>(&'a self, backend: &B, parameters: &impl Parameters<B>) -> Option<B::View<'a>> {
+        let moves = match self.weight {
+            Weight::Plain(id) => parameters.is_adapted(id),
+            Weight::Normed { direction, magnitude } => {
+                parameters.is_adapted(direction) || parameters.is_adapted(magnitude)
+            }
+        };
+        let prepared = self.prepared.as_ref().filter(|_| !moves)?;
+        Some(backend.view(prepared, 0..backend.len(prepared)))
+    }
+
+    /// The weight that the convolution takes; `made` holds the one that weight norm makes.
+    fn effective<'a>(&self, backend: &B, parameters: &'a impl Parameters<B>, made: B::View<'a>) -> B::View<'a> {
+        match self.weight {
+            Weight::Plain(id) => parameters.value(backend, id),
+            Weight::Normed { .. } => made,
         }
     }
 }

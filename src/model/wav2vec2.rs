@@ -6,15 +6,15 @@ use super::layers::{LayerNorm, LinearLayer, copy, gelu, gelu_backward};
 use super::positional::{PositionalActivations, PositionalEmbedding};
 use super::tensors::{Kind, OperandId, Place, WeightsBuilder};
 use super::whisper::Convolution;
-use super::{ModelError, Parameters, TransformerConfig, Wav2Vec2Config};
+use super::{ModelError, Parameters, TransformerConfig, Wav2Vec2Config, Weights};
 use crate::engine::{Arena, ArenaPlan, Backend, Conv1d, Rows, Slot};
 
 /// Which operand is what. Stages: a convolution each, the projection, the positional embedding.
-pub(super) struct Wav2Vec2Frontend {
+pub(super) struct Wav2Vec2Frontend<B: Backend> {
     convolutions: Vec<ConvLayer>,
     projection_norm: Option<LayerNorm>,
     projection: LinearLayer,
-    positional: PositionalEmbedding,
+    positional: PositionalEmbedding<B>,
     /// Of encoders whose layers have their norms behind them.
     encoder_norm: Option<LayerNorm>,
     width: usize,
@@ -73,7 +73,7 @@ impl Wav2Vec2Activations {
     }
 }
 
-impl Wav2Vec2Frontend {
+impl<B: Backend> Wav2Vec2Frontend<B> {
     pub(super) fn load(
         builder: &mut WeightsBuilder<'_>,
         base: &str,
@@ -136,6 +136,11 @@ impl Wav2Vec2Frontend {
         })
     }
 
+    /// What is made of the weights once they are there.
+    pub(super) fn prepare(&mut self, backend: &B, weights: &Weights<B>) -> Result<(), ModelError> {
+        self.positional.prepare(backend, weights)
+    }
+
     pub(super) fn stages(&self) -> usize {
         self.convolutions.len() + 2
     }
@@ -148,7 +153,7 @@ impl Wav2Vec2Frontend {
         self.convolutions.last().map_or(1, |layer| layer.c_out)
     }
 
-    pub(super) fn plan<B: Backend>(
+    pub(super) fn plan(
         &self,
         backend: &B,
         plan: &mut ArenaPlan,
@@ -245,7 +250,7 @@ impl Wav2Vec2Frontend {
         Some((activations, rows))
     }
 
-    pub(super) fn forward<B: Backend>(
+    pub(super) fn forward(
         &self,
         backend: &B,
         parameters: &impl Parameters<B>,
@@ -285,7 +290,7 @@ impl Wav2Vec2Frontend {
 
     /// From the output's gradient in the first of two slots, both of which it overwrites, down to the `lowest` stage; the
     /// convolutions' output may have a gradient of its own, on the host.
-    pub(super) fn backward<B: Backend>(
+    pub(super) fn backward(
         &self,
         backend: &B,
         parameters: &mut impl Parameters<B>,
@@ -351,7 +356,7 @@ impl Wav2Vec2Frontend {
         }
     }
 
-    pub(super) fn lowest_adapted_stage<B: Backend>(&self, parameters: &impl Parameters<B>) -> Option<usize> {
+    pub(super) fn lowest_adapted_stage(&self, parameters: &impl Parameters<B>) -> Option<usize> {
         let mut stages: Vec<Vec<OperandId>> = self.convolutions.iter().map(ConvLayer::operands).collect();
         let norm = |norm: &Option<LayerNorm>| norm.iter().flat_map(LayerNorm::operands).collect::<Vec<_>>();
         stages.push([norm(&self.projection_norm), self.projection.operands().to_vec()].concat());

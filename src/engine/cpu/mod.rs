@@ -8,6 +8,7 @@ mod cross_attention;
 mod gather;
 mod gelu;
 mod grouped_convolution;
+mod grouped_spectrum;
 mod layer_norm;
 mod linear;
 mod math;
@@ -220,6 +221,25 @@ impl Backend for CpuBackend {
         scratch: &mut [f32],
     ) {
         grouped_convolution::backward_weight(self, shape, x, dy, dweight, scratch);
+    }
+
+    fn prepare_grouped_conv1d(&self, shape: GroupedConv1d, weight: &[f32]) -> Option<Vec<f32>> {
+        grouped_spectrum::prepare(self, shape, weight)
+    }
+
+    fn prepared_grouped_conv1d(&self, shape: GroupedConv1d, x: &[f32], prepared: &[f32], bias: &[f32], y: &mut [f32]) {
+        grouped_spectrum::forward(self, shape, x, prepared, bias, y);
+    }
+
+    fn prepared_grouped_conv1d_backward_input(
+        &self,
+        shape: GroupedConv1d,
+        dy: &[f32],
+        prepared: &[f32],
+        dx: &mut [f32],
+        accumulate: bool,
+    ) {
+        grouped_spectrum::backward_input(self, shape, dy, prepared, dx, accumulate);
     }
 
     fn weight_norm(&self, shape: GroupedConv1d, direction: &[f32], magnitude: &[f32], weight: &mut [f32]) {
