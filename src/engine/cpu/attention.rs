@@ -201,6 +201,7 @@ pub(super) fn forward(
                 start,
                 stride: width,
                 accumulate: false,
+                twin: None,
             };
             product(rows, dim, frames, 1.0, Matrix::rows(scores, frames), v, target);
             // Shorter than the scores, so this is where the softmax's denominator is cheapest.
@@ -303,6 +304,7 @@ pub(super) fn backward(
                     start,
                     stride,
                     accumulate: false,
+                    twin: None,
                 };
                 product(
                     rows,
@@ -318,6 +320,7 @@ pub(super) fn backward(
                     start,
                     stride,
                     accumulate,
+                    twin: None,
                 };
                 product(
                     frames,
@@ -333,6 +336,7 @@ pub(super) fn backward(
                     start,
                     stride,
                     accumulate,
+                    twin: None,
                 };
                 let (p, dout) = (Matrix::transposed(scores, frames), Matrix::rows(dout_block, width));
                 product(frames, dim, rows, 1.0, p, dout, target);

@@ -1,9 +1,47 @@
-//! The strided convolution's input gradient. Its forward and weight gradient are matrix products over a strided view
-//! (see [`crate::engine::Conv1d::as_linear`]).
+//! Strided convolutions: matrix products over a strided view (see [`crate::engine::Conv1d::as_linear`]), and for wide ones
+//! of three taps, two apart, a faster way ([`super::fast_convolution`]).
 
 use super::CpuBackend;
+use super::fast_convolution;
+use super::gelu;
 use super::linear;
+use super::parallel::Shared;
 use crate::engine::{Conv1d, Linear};
+
+/// See [`crate::engine::Backend::conv1d_gelu`].
+pub(super) fn forward_gelu(
+    backend: &CpuBackend,
+    shape: Conv1d,
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    pre: &mut [f32],
+    y: &mut [f32],
+) {
+    if !fast_convolution::suits(shape) {
+        return linear::forward_gelu(backend, shape.as_linear(), x, weight, bias, pre, y);
+    }
+    fast_convolution::forward(backend, shape, x, weight, pre);
+    assert_eq!(y.len(), pre.len());
+    let (rows, pre, y) = (shape.out_frames(), Shared::new(pre), Shared::new(y));
+    backend.run_parts(rows, 1, |rows| {
+        for row in rows {
+            let range = row * shape.c_out..(row + 1) * shape.c_out;
+            // SAFETY: parts are disjoint.
+            let (pre, y) = unsafe { (pre.stretch(range.clone()), y.stretch(range)) };
+            gelu::bias_gelu(pre, bias, y);
+        }
+    });
+}
+
+/// See [`crate::engine::Backend::conv1d_backward_weight`].
+pub(super) fn backward_weight(backend: &CpuBackend, shape: Conv1d, x: &[f32], dpre: &[f32], dweight: &mut [f32]) {
+    if fast_convolution::suits(shape) {
+        fast_convolution::backward_weight(backend, shape, x, dpre, dweight);
+    } else {
+        linear::backward_weight(backend, shape.as_linear(), x, dpre, dweight);
+    }
+}
 
 /// See [`crate::engine::Backend::conv1d_backward_input`].
 ///
@@ -20,6 +58,9 @@ pub(super) fn backward_input(backend: &CpuBackend, shape: Conv1d, dpre: &[f32], 
         shape.c_out * shape.kernel * shape.c_in,
         "weight of {shape:?}"
     );
+    if fast_convolution::suits(shape) {
+        return fast_convolution::backward_input(backend, shape, dpre, weight, dx);
+    }
     // The first `stride` taps write each row once, up to the last output's; later taps add to them.
     let written = if shape.kernel >= shape.stride {
         shape.out_frames() * shape.stride * shape.c_in

@@ -115,6 +115,7 @@ pub(super) fn forward(
                 start: out.matrix(column(0), rows, dim, width),
                 stride: width,
                 accumulate: false,
+                twin: None,
             };
             let v = Matrix::rows(v, 2 * width);
             product(rows, dim, keys, 1.0, Matrix::rows(scores, keys), v, target);
@@ -189,6 +190,7 @@ pub(super) fn backward(
                     start: dq.matrix(at, rows, dim, width),
                     stride: width,
                     accumulate: false,
+                    twin: None,
                 };
                 let d = Matrix::rows(dscores, keys);
                 product(rows, dim, keys, shape.scale(), d, Matrix::rows(k, stride), target);
@@ -196,6 +198,7 @@ pub(super) fn backward(
                     start: dkv.matrix(offset, keys, dim, stride),
                     stride,
                     accumulate,
+                    twin: None,
                 };
                 let d = Matrix::transposed(dscores, keys);
                 product(keys, dim, rows, shape.scale(), d, q, target(head * dim));

@@ -79,6 +79,7 @@ pub(super) fn forward(
                 start: y.matrix(first, shape.frames, width, shape.channels),
                 stride: shape.channels,
                 accumulate: false,
+                twin: None,
             };
             product(
                 shape.frames,
@@ -132,6 +133,7 @@ pub(super) fn backward_input(
                 start: dx.matrix(first, shape.frames, width, shape.channels),
                 stride: shape.channels,
                 accumulate,
+                twin: None,
             };
             let (channels, turned) = (Matrix::rows(channels, width), Matrix::transposed(turned, taps));
             product(shape.frames, width, taps, 1.0, channels, turned, target);
@@ -161,6 +163,7 @@ pub(super) fn backward_weight(
                 start: dweight.matrix(first * taps, width, taps, taps),
                 stride: taps,
                 accumulate: true,
+                twin: None,
             };
             let dy = Matrix::transposed(&dy[first..], shape.channels);
             product(

@@ -68,6 +68,7 @@ fn times_weight(
             start: y.matrix(0, shape.rows, shape.outputs, shape.outputs),
             stride: shape.outputs,
             accumulate,
+            twin: None,
         };
         multiply(Some(backend), sizes, 1.0, x, weight, y, finish);
     }
@@ -155,6 +156,7 @@ pub(super) fn backward_input_tap(
             start: dx.matrix(0, shape.rows, shape.inputs, shape.x_stride),
             stride: shape.x_stride,
             accumulate,
+            twin: None,
         };
         multiply(Some(backend), sizes, 1.0, dy, weight, dx, |_, _| {});
     }
@@ -176,6 +178,7 @@ pub(super) fn backward_weight(backend: &CpuBackend, shape: Linear, x: &[f32], dy
         start: dweight.as_mut_ptr(),
         stride: shape.inputs,
         accumulate: true,
+        twin: None,
     };
     // SAFETY: dweight was checked to hold the result.
     unsafe { multiply(Some(backend), sizes, 1.0, dy, x, dweight, |_, _| {}) }

@@ -5,6 +5,7 @@ mod attention;
 mod channel_norm;
 mod convolution;
 mod cross_attention;
+mod fast_convolution;
 mod gather;
 mod gelu;
 mod grouped_convolution;
@@ -178,6 +179,14 @@ impl Backend for CpuBackend {
 
     fn bias_backward(&self, shape: Rows, dy: &[f32], dbias: &mut [f32]) {
         linear::backward_bias(self, shape, dy, dbias);
+    }
+
+    fn conv1d_gelu(&self, shape: Conv1d, x: &[f32], weight: &[f32], bias: &[f32], pre: &mut [f32], y: &mut [f32]) {
+        convolution::forward_gelu(self, shape, x, weight, bias, pre, y);
+    }
+
+    fn conv1d_backward_weight(&self, shape: Conv1d, x: &[f32], dpre: &[f32], dweight: &mut [f32]) {
+        convolution::backward_weight(self, shape, x, dpre, dweight);
     }
 
     fn conv1d_backward_input(&self, shape: Conv1d, dpre: &[f32], weight: &[f32], dx: &mut [f32]) {

@@ -5,6 +5,7 @@
 //! Left panels are `[depth, rows of a tile]`, right panels `[depth, columns of a tile]`, both padded with zeros to whole
 //! tiles.
 
+use super::Twin;
 #[cfg(not(target_arch = "aarch64"))]
 use super::vector::Plain;
 use super::vector::{Vector, prefetch};
@@ -50,6 +51,8 @@ pub(super) struct Block {
     /// `result = scale · left right` (`+ result`).
     pub(super) scale: f32,
     pub(super) accumulate: bool,
+    /// Where else it goes.
+    pub(super) twin: Option<Twin>,
 }
 
 /// The left operand of a block.
@@ -143,18 +146,17 @@ unsafe fn tiles<V: Vector, const ROWS: usize, const VECTORS: usize>(block: &Bloc
                         sums::<V, ROWS, VECTORS>(block.depth, value, right)
                     }
                 };
-                if rows == ROWS && cols == width {
-                    write(&sums, block.scale, block.accumulate, result, block.result_stride);
-                } else {
-                    let mut whole = [0.0f32; MOST_ROWS * MOST_COLS];
-                    write(&sums, block.scale, false, whole.as_mut_ptr(), width);
-                    for row in 0..rows {
-                        for col in 0..cols {
-                            let to = result.add(row * block.result_stride + col);
-                            let before = if block.accumulate { *to } else { 0.0 };
-                            *to = whole[row * width + col] + before;
-                        }
-                    }
+                write_part(
+                    &sums,
+                    (rows, cols),
+                    block.scale,
+                    block.accumulate,
+                    result,
+                    block.result_stride,
+                );
+                if let Some(twin) = block.twin {
+                    let (scale, result) = (block.scale * twin.factor, result.offset(twin.offset));
+                    write_part(&sums, (rows, cols), scale, twin.accumulate, result, block.result_stride);
                 }
             }
         }
@@ -182,6 +184,34 @@ unsafe fn sums<V: Vector, const ROWS: usize, const VECTORS: usize>(
             }
         }
         sums
+    }
+}
+
+/// The first rows and columns of a tile.
+#[inline(always)]
+unsafe fn write_part<V: Vector, const ROWS: usize, const VECTORS: usize>(
+    sums: &[[V; VECTORS]; ROWS],
+    (rows, cols): (usize, usize),
+    scale: f32,
+    accumulate: bool,
+    result: *mut f32,
+    stride: usize,
+) {
+    let width = VECTORS * V::LANES;
+    // SAFETY: the caller's promise.
+    unsafe {
+        if rows == ROWS && cols == width {
+            return write(sums, scale, accumulate, result, stride);
+        }
+        let mut whole = [0.0f32; MOST_ROWS * MOST_COLS];
+        write(sums, scale, false, whole.as_mut_ptr(), width);
+        for row in 0..rows {
+            for col in 0..cols {
+                let to = result.add(row * stride + col);
+                let before = if accumulate { *to } else { 0.0 };
+                *to = whole[row * width + col] + before;
+            }
+        }
     }
 }
 

@@ -25,12 +25,20 @@ const FEW_COLS: usize = 320;
 /// Results of fewer rows are left to the `gemm` crate.
 const FEW_ROWS: usize = 16;
 
-/// A read-only matrix inside a slice, by strides.
+/// A read-only matrix inside a slice, by strides; or the sum of two that lie alike, which is made while it is packed.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a> {
     values: &'a [f32],
     row_stride: usize,
     col_stride: usize,
+    addend: Option<Addend<'a>>,
+}
+
+/// What is added to a matrix: `factor` times these values, by the same strides.
+#[derive(Clone, Copy)]
+struct Addend<'a> {
+    values: &'a [f32],
+    factor: f32,
 }
 
 impl<'a> Matrix<'a> {
@@ -40,6 +48,7 @@ impl<'a> Matrix<'a> {
             values,
             row_stride: stride,
             col_stride: 1,
+            addend: None,
         }
     }
 
@@ -49,14 +58,23 @@ impl<'a> Matrix<'a> {
             values,
             row_stride: 1,
             col_stride: stride,
+            addend: None,
+        }
+    }
+
+    /// This matrix plus `factor` times the one that lies alike in `values`. For products of at least [`FEW_ROWS`] rows.
+    pub(super) fn plus(self, factor: f32, values: &'a [f32]) -> Self {
+        Self {
+            addend: Some(Addend { values, factor }),
+            ..self
         }
     }
 
     fn turned(self) -> Self {
         Self {
-            values: self.values,
             row_stride: self.col_stride,
             col_stride: self.row_stride,
+            ..self
         }
     }
 
@@ -64,18 +82,37 @@ impl<'a> Matrix<'a> {
     fn without_columns(self, count: usize) -> Self {
         Self {
             values: &self.values[(count * self.col_stride).min(self.values.len())..],
+            addend: self.addend.map(|addend| Addend {
+                values: &addend.values[(count * self.col_stride).min(addend.values.len())..],
+                ..addend
+            }),
             ..self
         }
+    }
+
+    /// The same from a value on.
+    fn from(self, start: usize) -> Self {
+        Self {
+            values: &self.values[start..],
+            addend: self.addend.map(|addend| Addend {
+                values: &addend.values[start..],
+                ..addend
+            }),
+            ..self
+        }
+    }
+
+    fn value(&self, at: usize) -> f32 {
+        self.values[at] + self.addend.map_or(0.0, |addend| addend.factor * addend.values[at])
     }
 
     fn check(&self, rows: usize, cols: usize) {
         if rows > 0 && cols > 0 {
             let last = (rows - 1) * self.row_stride + (cols - 1) * self.col_stride;
-            assert!(
-                last < self.values.len(),
-                "a {rows}x{cols} matrix is outside {} values",
-                self.values.len()
-            );
+            let len = self
+                .addend
+                .map_or(self.values.len(), |addend| addend.values.len().min(self.values.len()));
+            assert!(last < len, "a {rows}x{cols} matrix is outside {len} values");
         }
     }
 }
@@ -87,6 +124,19 @@ pub(super) struct Target {
     pub(super) start: *mut f32,
     /// Values from row to row.
     pub(super) stride: usize,
+    /// Add to what is there, or overwrite it.
+    pub(super) accumulate: bool,
+    /// A second place for the same product.
+    pub(super) twin: Option<Twin>,
+}
+
+/// The second place of a product, with the target's stride.
+#[derive(Clone, Copy)]
+pub(super) struct Twin {
+    /// From the target's first element to this one's.
+    pub(super) offset: isize,
+    /// What the product is multiplied by here, on top of its scale.
+    pub(super) factor: f32,
     /// Add to what is there, or overwrite it.
     pub(super) accumulate: bool,
 }
@@ -101,11 +151,22 @@ impl Target {
     ///
     /// # Safety
     /// They must lie inside the matrix.
-    unsafe fn part(self, row: usize, col: usize, accumulate: bool) -> Self {
+    unsafe fn part(self, row: usize, col: usize) -> Self {
         Self {
             // SAFETY: the caller's promise.
             start: unsafe { self.start.add(row * self.stride + col) },
-            accumulate,
+            ..self
+        }
+    }
+
+    /// Adding to what the first part of a sum has left there.
+    fn accumulating(self) -> Self {
+        Self {
+            accumulate: true,
+            twin: self.twin.map(|twin| Twin {
+                accumulate: true,
+                ..twin
+            }),
             ..self
         }
     }
@@ -153,6 +214,7 @@ pub(super) fn product_into(
                 start: c.as_mut_ptr(),
                 stride: n,
                 accumulate,
+                twin: None,
             },
         )
     }
@@ -183,7 +245,7 @@ pub(super) unsafe fn multiply(
         Some(backend) => backend.run(count, task),
         None => (0..count).for_each(task),
     };
-    let level = simd::level();
+    let level = level_for(n);
     let tile = kernel::tile(level);
     if m < FEW_ROWS || k == 0 {
         let share = n.div_ceil(threads).next_multiple_of(tile.cols);
@@ -191,7 +253,7 @@ pub(super) unsafe fn multiply(
             let cols = part * share..n.min((part + 1) * share);
             // SAFETY: parts are disjoint, and each lies inside the result.
             unsafe {
-                let c = c.part(0, cols.start, c.accumulate);
+                let c = c.part(0, cols.start);
                 few_rows(
                     Sizes { n: cols.len(), ..sizes },
                     scale,
@@ -208,11 +270,19 @@ pub(super) unsafe fn multiply(
         let (rows, cols) = units.part(unit);
         // SAFETY: units are disjoint, and each lies inside the result.
         unsafe {
-            let c = c.part(rows.start, cols.start, c.accumulate);
+            let c = c.part(rows.start, cols.start);
             unit_product(level, &rows, &cols, k, scale, a, b, c);
         }
         finish(rows, cols);
     });
+}
+
+/// A result no wider than half a tile is for the narrower registers.
+fn level_for(cols: usize) -> Level {
+    match simd::level() {
+        Level::Avx512 if cols <= kernel::tile(Level::Avx2).cols => Level::Avx2,
+        level => level,
+    }
 }
 
 /// The parts that a result is cut into, one a thread: some rows of all columns, or all rows of some columns. Cutting
@@ -266,12 +336,13 @@ unsafe fn unit_product(
     c: Target,
 ) {
     let tile = kernel::tile(level);
-    let depth_each = DEPTH.min(k);
+    // All alike: a short last one would read and write the result for little.
+    let depth_each = k.div_ceil(k.div_ceil(DEPTH));
     let rows_each = LEFT_ROWS
         .next_multiple_of(tile.rows)
         .min(rows.len().next_multiple_of(tile.rows));
     let cols_each = RIGHT_COLS.min(cols.len().next_multiple_of(tile.cols));
-    let packs_left = cols.len() > FEW_COLS || (a.col_stride != 1 && a.row_stride != 1);
+    let packs_left = cols.len() > FEW_COLS || a.addend.is_some() || (a.col_stride != 1 && a.row_stride != 1);
     with_scratch(if packs_left { rows_each * depth_each } else { 0 }, |space| {
         with_scratch(cols_each * depth_each, |right| {
             for first_col in cols.clone().step_by(cols_each) {
@@ -296,8 +367,8 @@ unsafe fn unit_product(
                         // SAFETY: the panels are whole, a was checked to hold the left operand, and the part of the
                         // result is the caller's promise.
                         unsafe {
-                            let accumulate = c.accumulate || start > 0;
-                            let c = c.part(first_row - rows.start, first_col - cols.start, accumulate);
+                            let c = c.part(first_row - rows.start, first_col - cols.start);
+                            let c = if start > 0 { c.accumulating() } else { c };
                             kernel::multiply(
                                 level,
                                 &Block {
@@ -309,7 +380,8 @@ unsafe fn unit_product(
                                     result: c.start,
                                     result_stride: c.stride,
                                     scale,
-                                    accumulate,
+                                    accumulate: c.accumulate,
+                                    twin: c.twin,
                                 },
                             );
                         }
@@ -325,6 +397,7 @@ unsafe fn unit_product(
 unsafe fn few_rows(Sizes { m, n, k }: Sizes, scale: f32, a: Matrix<'_>, b: Matrix<'_>, c: Target) {
     a.check(m, k);
     b.check(k, n);
+    assert!(a.addend.is_none() && b.addend.is_none() && c.twin.is_none());
     // SAFETY: a and b were checked to lie inside their slices; c is the caller's promise.
     unsafe {
         gemm::gemm(
@@ -363,6 +436,7 @@ pub fn measured_gflops(backend: &CpuBackend, size: usize, repeats: usize) -> f64
             start: c.as_mut_ptr(),
             stride: size,
             accumulate: false,
+            twin: None,
         };
         let sizes = Sizes {
             m: size,
@@ -418,16 +492,7 @@ mod tests {
         for (m, n, k) in sizes {
             for (a_turned, b_turned) in [(false, false), (false, true), (true, false), (true, true)] {
                 let (a, b) = (values(m * k, 1), values(k * n, 2));
-                let left = if a_turned {
-                    Matrix::transposed(&a, m)
-                } else {
-                    Matrix::rows(&a, k)
-                };
-                let right = if b_turned {
-                    Matrix::transposed(&b, k)
-                } else {
-                    Matrix::rows(&b, n)
-                };
+                let (left, right) = (matrix(&a, a_turned, m, k), matrix(&b, b_turned, k, n));
                 let at = |matrix: Matrix<'_>, row: usize, col: usize| {
                     f64::from(matrix.values[row * matrix.row_stride + col * matrix.col_stride])
                 };
@@ -440,6 +505,7 @@ mod tests {
                             start: c.as_mut_ptr(),
                             stride,
                             accumulate,
+                            twin: None,
                         };
                         // SAFETY: c holds m rows of n + 3 values and is this test's own.
                         unsafe { unit_product(level, &(0..m), &(0..n), k, 0.5, left, right, target) };
@@ -452,6 +518,60 @@ mod tests {
                                     expected = 0.5 * sum + if accumulate { expected } else { 0.0 };
                                 }
                                 let error = (found - expected).abs();
+                                assert!(
+                                    error < 1e-5 * (k as f64).sqrt(),
+                                    "{level:?} {m}x{n}x{k} at {row}, {col}"
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn matrix(values: &[f32], turned: bool, rows: usize, cols: usize) -> Matrix<'_> {
+        if turned {
+            Matrix::transposed(values, rows)
+        } else {
+            Matrix::rows(values, cols)
+        }
+    }
+
+    /// An operand that is a sum of two, however it lies, and a result that goes to two places.
+    #[test]
+    fn sums_of_operands_and_second_places() {
+        for (m, n, k) in [(16, 9, 5), (29, 70, 391), (130, 333, 40)] {
+            for (a_turned, b_turned) in [(false, false), (false, true), (true, false), (true, true)] {
+                let (a, b) = (values(2 * m * k, 1), values(2 * k * n, 2));
+                let left = matrix(&a[..m * k], a_turned, m, k);
+                let right = matrix(&b[..k * n], b_turned, k, n);
+                let at = |matrix: Matrix<'_>, row: usize, col: usize| {
+                    f64::from(matrix.value(row * matrix.row_stride + col * matrix.col_stride))
+                };
+                let (left, right) = (left.plus(-1.0, &a[m * k..]), right.plus(1.0, &b[k * n..]));
+                for level in levels() {
+                    let mut c = values(2 * m * n, 3);
+                    let before = c.clone();
+                    let target = Target {
+                        start: c.as_mut_ptr(),
+                        stride: n,
+                        accumulate: false,
+                        twin: Some(Twin {
+                            offset: (m * n) as isize,
+                            factor: -0.5,
+                            accumulate: true,
+                        }),
+                    };
+                    // SAFETY: c holds both results and is this test's own.
+                    unsafe { unit_product(level, &(0..m), &(0..n), k, 2.0, left, right, target) };
+                    for row in 0..m {
+                        for col in 0..n {
+                            let sum: f64 = (0..k).map(|i| at(left, row, i) * at(right, i, col)).sum();
+                            let place = row * n + col;
+                            let (first, second) = (2.0 * sum, f64::from(before[m * n + place]) - sum);
+                            for (found, expected) in [(c[place], first), (c[m * n + place], second)] {
+                                let error = (f64::from(found) - expected).abs();
                                 assert!(
                                     error < 1e-5 * (k as f64).sqrt(),
                                     "{level:?} {m}x{n}x{k} at {row}, {col}"
@@ -478,6 +598,7 @@ mod tests {
                         start: c.as_mut_ptr(),
                         stride: n,
                         accumulate: false,
+                        twin: None,
                     };
                     let (a, b) = (Matrix::rows(&a, k), Matrix::rows(&b, n));
                     // SAFETY: c holds the result and is this test's own.

@@ -39,18 +39,12 @@ fn lines(a: Matrix<'_>, rows: Range<usize>, depth: Range<usize>, count: usize, t
             panel.fill(0.0);
         }
         if a.col_stride == 1 {
-            transpose(
-                &a.values[first * a.row_stride + depth.start..],
-                a.row_stride,
-                here,
-                depth.len(),
-                count,
-                panel,
-            );
+            let start = first * a.row_stride + depth.start;
+            transpose(a.from(start), a.row_stride, here, depth.len(), count, panel);
         } else {
             for row in 0..here {
                 for (at, to) in depth.clone().zip(panel.chunks_exact_mut(count)) {
-                    to[row] = a.values[(first + row) * a.row_stride + at * a.col_stride];
+                    to[row] = a.value((first + row) * a.row_stride + at * a.col_stride);
                 }
             }
         }
@@ -65,41 +59,69 @@ fn copy<const COUNT: usize>(a: Matrix<'_>, rows: Range<usize>, depth: Range<usiz
     for (first, group) in rows.clone().step_by(PANELS * COUNT).zip(to.chunks_mut(PANELS * size)) {
         let last = rows.end.min(first + PANELS * COUNT);
         for (place, at) in depth.clone().enumerate() {
-            let line = &a.values[at * a.col_stride + first..at * a.col_stride + last];
+            let start = at * a.col_stride;
+            let line = &a.values[start + first..start + last];
             let panels = group
                 .chunks_exact_mut(size)
                 .map(|panel| &mut panel[place * COUNT..][..COUNT]);
-            for (from, to) in line.chunks(COUNT).zip(panels) {
-                match <&[f32; COUNT]>::try_from(from) {
-                    Ok(from) => to.copy_from_slice(from),
-                    Err(_) => {
-                        to[..from.len()].copy_from_slice(from);
-                        to[from.len()..].fill(0.0);
+            let Some(addend) = a.addend else {
+                for (from, to) in line.chunks(COUNT).zip(panels) {
+                    match <&[f32; COUNT]>::try_from(from) {
+                        Ok(from) => to.copy_from_slice(from),
+                        Err(_) => {
+                            to[..from.len()].copy_from_slice(from);
+                            to[from.len()..].fill(0.0);
+                        }
                     }
                 }
+                continue;
+            };
+            let other = &addend.values[start + first..start + last];
+            for ((from, other), to) in line.chunks(COUNT).zip(other.chunks(COUNT)).zip(panels) {
+                for ((to, from), other) in to.iter_mut().zip(from).zip(other) {
+                    *to = from + addend.factor * other;
+                }
+                to[from.len()..].fill(0.0);
             }
         }
     }
 }
 
 /// `to[at, row] = from[row, at]` for `rows` rows of `len` values; `to` has `count` values from place to place.
-fn transpose(from: &[f32], stride: usize, rows: usize, len: usize, count: usize, to: &mut [f32]) {
-    assert!(rows > 0 && (rows - 1) * stride + len <= from.len() && rows <= count && len * count <= to.len());
+fn transpose(from: Matrix<'_>, stride: usize, rows: usize, len: usize, count: usize, to: &mut [f32]) {
+    from.check(rows, len);
+    assert!(rows > 0 && rows <= count && len * count <= to.len());
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if level() != Level::Plain {
         done = len / x86::SIDE * x86::SIDE;
         // SAFETY: AVX2 was detected; both matrices were checked to lie inside their slices.
-        unsafe { x86::transpose(from.as_ptr(), stride, rows, done, count, to.as_mut_ptr()) }
+        unsafe {
+            let start = from.values.as_ptr();
+            let addend = from.addend.map(|addend| (addend.values.as_ptr(), addend.factor));
+            match addend {
+                None => x86::transpose(
+                    |at| x86::load(start.add(at)),
+                    stride,
+                    rows,
+                    done,
+                    count,
+                    to.as_mut_ptr(),
+                ),
+                Some((other, factor)) => {
+                    let sum = |at| x86::load_sum(start.add(at), other.add(at), factor);
+                    x86::transpose(sum, stride, rows, done, count, to.as_mut_ptr());
+                }
+            }
+        }
     }
     // Short strips of many rows stay in the first-level cache.
     const STRIP: usize = 8;
     for start in (done..len).step_by(STRIP) {
         let strip = start..len.min(start + STRIP);
         for row in 0..rows {
-            let values = &from[row * stride..][strip.clone()];
-            for (value, to) in values.iter().zip(to[strip.start * count..].chunks_exact_mut(count)) {
-                to[row] = *value;
+            for (at, to) in strip.clone().zip(to[strip.start * count..].chunks_exact_mut(count)) {
+                to[row] = from.value(row * stride + at);
             }
         }
     }
@@ -108,21 +130,44 @@ fn transpose(from: &[f32], stride: usize, rows: usize, len: usize, count: usize,
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, _mm_castps_si128, _mm_storel_epi64, _mm_storeu_ps, _mm256_castps256_ps128, _mm256_extractf128_ps,
-        _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps,
-        _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+        __m256, _mm_castps_si128, _mm_storel_epi64, _mm_storeu_ps, _mm256_add_ps, _mm256_castps256_ps128,
+        _mm256_extractf128_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_permute2f128_ps, _mm256_set1_ps,
+        _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
     };
 
     /// A square of so many rows and places is turned over in registers.
     pub(super) const SIDE: usize = 8;
 
-    /// `to[at, row] = from[row, at]`, `len` a multiple of [`SIDE`].
+    /// [`SIDE`] values.
+    ///
+    /// # Safety
+    /// They must be there, and AVX2, here as in all that follows.
+    #[inline(always)]
+    pub(super) unsafe fn load(from: *const f32) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+
+    /// `from + factor other`.
+    ///
+    /// # Safety
+    /// As for [`load`].
+    #[inline(always)]
+    pub(super) unsafe fn load_sum(from: *const f32, other: *const f32, factor: f32) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let other = _mm256_mul_ps(_mm256_set1_ps(factor), _mm256_loadu_ps(other));
+            _mm256_add_ps(_mm256_loadu_ps(from), other)
+        }
+    }
+
+    /// `to[at, row] = from(row stride + at ..)`, `len` a multiple of [`SIDE`].
     ///
     /// # Safety
     /// Both matrices must be there, and AVX2.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn transpose(
-        from: *const f32,
+        from: impl Fn(usize) -> __m256,
         stride: usize,
         rows: usize,
         len: usize,
@@ -134,14 +179,10 @@ mod x86 {
                 let here = SIDE.min(rows - first);
                 // SAFETY: the caller's promise: these rows and places are there.
                 unsafe {
-                    let from = from.add(first * stride + at);
-                    let lines: [__m256; SIDE] = std::array::from_fn(|row| {
-                        if row < here {
-                            _mm256_loadu_ps(from.add(row * stride))
-                        } else {
-                            _mm256_setzero_ps()
-                        }
-                    });
+                    let mut lines = [_mm256_setzero_ps(); SIDE];
+                    for (row, line) in lines.iter_mut().enumerate().take(here) {
+                        *line = from((first + row) * stride + at);
+                    }
                     for (place, line) in turned(lines).into_iter().enumerate() {
                         store(line, here, to.add((at + place) * count + first));
                     }
