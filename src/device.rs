@@ -131,6 +131,18 @@ impl Worker {
         }
     }
 
+    /// Whisper's log-mel frames, where the device makes them itself.
+    pub(crate) fn log_mel(&self, _samples: &[f32], _bands: usize) -> Option<Result<Vec<f32>, EngineError>> {
+        match self {
+            Self::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(work) => {
+                let tables = || crate::audio::LogMel::tables(_bands);
+                Some(work.backend.log_mel(_samples, _bands, tables))
+            }
+        }
+    }
+
     pub(crate) fn begin_stream(&mut self) {
         on_any!(self, Worker, work => work.adapter.begin_stream(&work.backend));
     }

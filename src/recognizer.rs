@@ -447,7 +447,11 @@ impl Session {
             return Err(Error::TooLong { seconds, longest });
         }
         check_finite(samples)?;
-        let input = self.features.compute(samples);
+        let on_device = match self.recognizer.loaded.model.config().input() {
+            Input::LogMel { bands } => self.worker.log_mel(samples, bands),
+            Input::Waveform { .. } => None,
+        };
+        let input = on_device.unwrap_or_else(|| Ok(self.features.compute(samples)))?;
         let episode = self.worker.run(&input)?;
         if let Some(profile) = &mut self.profile
             && episode.steps > 0
