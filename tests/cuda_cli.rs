@@ -93,6 +93,72 @@ fn the_gpu_transcribes_as_the_cpu_does() {
     }
 }
 
+/// A recording of four utterances, seconds of silence between them.
+fn four_utterances(to: &Path) {
+    let spec = hound::WavReader::open(clip()).unwrap().spec();
+    let mut writer = hound::WavWriter::create(to, spec).unwrap();
+    for name in ["002", "005", "002", "004"] {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/cards/{name}.wav"));
+        let mut reader = hound::WavReader::open(data).unwrap();
+        for sample in reader.samples::<i16>() {
+            writer.write_sample(sample.unwrap()).unwrap();
+        }
+        (0..2 * spec.sample_rate).for_each(|_| writer.write_sample(0i16).unwrap());
+    }
+    writer.finalize().unwrap();
+}
+
+/// Texts and real-time factors of the utterances, with two steps.
+fn utterances(recording: &Path, device: &str, scene: &str) -> (Vec<String>, Vec<f64>) {
+    let mut command = aurist();
+    command.env("AURIST_EMULATED_GPU", scene);
+    command.args([
+        "transcribe",
+        "--device",
+        device,
+        "--steps",
+        "2",
+        "-j",
+        "1",
+        "-f",
+        "json",
+    ]);
+    let output = command.arg(recording).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let each = document["utterances"].as_array().unwrap().iter();
+    each.map(|utterance| {
+        let text = utterance["text"].as_str().unwrap().to_string();
+        (text, utterance["real_time_factor"].as_f64().unwrap())
+    })
+    .unzip()
+}
+
+#[test]
+fn a_recordings_utterances_go_through_together_where_there_is_room() {
+    if !emulated() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let recording = dir.path().join("four.wav");
+    four_utterances(&recording);
+    let (expected, _) = utterances(&recording, "cpu", "");
+    assert_eq!(expected.len(), 4, "{expected:?}");
+    let (together, factors) = utterances(&recording, "cuda:0", "");
+    assert_eq!(together, expected);
+    assert!(
+        factors.iter().all(|factor| *factor == factors[0]),
+        "one pass: {factors:?}"
+    );
+    // Enough for each alone.
+    let (alone, factors) = utterances(&recording, "cuda:0", "memory=MEMORY");
+    assert_eq!(alone, expected);
+    assert!(
+        factors.iter().any(|factor| *factor != factors[0]),
+        "one by one: {factors:?}"
+    );
+}
+
 /// A run on an emulated GPU in a certain state.
 fn on(scene: &str, device: &str) -> Command {
     let mut command = aurist();

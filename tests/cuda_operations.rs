@@ -556,6 +556,11 @@ fn products_of_rounded_factors() {
         let difference = pairs.fold(0.0f32, |most, (a, b)| most.max((a - b).abs())) / largest;
         assert!(least < difference && difference < most, "{precision:?}: {difference:e}");
         let rounded = product(CudaBackend::new(&device).unwrap(), &short_x, &short_weight);
-        assert_same(&format!("{precision:?}"), &[rounded], &[short.clone()], 1e-6);
+        assert_same(
+            &format!("{precision:?}"),
+            &[rounded],
+            std::slice::from_ref(&short),
+            1e-6,
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! Adaptation: which tensors move, how a step is taken, and the policies that say when.
 
+mod batch;
 mod coherence;
 mod episode;
 mod labels;
@@ -11,6 +12,7 @@ mod stream;
 mod unattended;
 
 pub use crate::engine::{CtcLoss, ctc_loss, pseudo_label_loss};
+pub use batch::BatchAdapter;
 use episode::Descent;
 pub use episode::{Adapter, Episode};
 pub use labels::greedy_labels;

@@ -3,8 +3,11 @@
 
 use super::episode::Episode;
 use super::stepper::Stepper;
-use super::{Descent, Snapshot};
-use crate::engine::{Backend, EngineError, Judge, Ledger, Pass, Rows, Rules, Says, Verdict, to_values};
+use super::{AdaptedParameters, Descent, Snapshot};
+use crate::engine::{
+    AdamW, Arena, Backend, EngineError, Judge, Ledger, ObjectiveTerms, Pass, Rows, Rules, Says, Slot, Verdict,
+    to_values,
+};
 use crate::{AdaptationConfig, Guard, Method};
 
 /// Device memory for it.
@@ -46,18 +49,82 @@ impl<B: Backend> Memory<B> {
     }
 }
 
+impl<B: Backend> Memory<B> {
+    /// Begins a descent after so many optimizer steps.
+    pub(super) fn begin(&mut self, backend: &B, before: u32) {
+        let head = Ledger::head();
+        backend.upload(&head, backend.view_mut(&mut self.ledger, 0..head.len()));
+        let before = to_values(&[f64::from(before)]);
+        backend.upload(&before, backend.view_mut(&mut self.first, 0..before.len()));
+    }
+
+    /// The ledger, to read.
+    pub(super) fn ledger(&self, backend: &B) -> B::View<'_> {
+        backend.view(&self.ledger, 0..backend.len(&self.ledger))
+    }
+
+    /// A turn's first half: the objective of logits and its gradient, which lie in the arena, and what follows from it; the
+    /// state is for the caller to restore.
+    pub(super) fn decide(
+        &mut self,
+        backend: &B,
+        judge: &dyn Judge<B>,
+        (terms, rules): (&ObjectiveTerms, Rules),
+        shape: Rows,
+        arena: &mut Arena<B>,
+        (logits, dlogits): (Slot, Slot),
+    ) {
+        let all = 0..backend.len(&self.ledger);
+        let ([from], [gradient]) = arena.split(backend, [logits], [dlogits]);
+        let ledger = backend.view_mut(&mut self.ledger, all.clone());
+        judge.decide(terms, shape, from, gradient, ledger, rules);
+        let ledger = backend.view(&self.ledger, all);
+        let kept = backend.view_mut(&mut self.logits, 0..logits.len);
+        judge.copy_where(Says::Keep, ledger, arena.view(backend, logits), kept);
+    }
+
+    /// What follows the backward pass: whether a step is taken, and the step.
+    pub(super) fn step(
+        &mut self,
+        backend: &B,
+        judge: &dyn Judge<B>,
+        optimizer: &AdamW,
+        parameters: &mut AdaptedParameters<B>,
+        last_good: &mut Snapshot<B>,
+    ) {
+        let all = 0..backend.len(&self.ledger);
+        let ledger = backend.view_mut(&mut self.ledger, all.clone());
+        judge.check_gradients(parameters.gradients(backend), ledger);
+        let ledger = backend.view(&self.ledger, all);
+        parameters.keep_where(backend, judge, ledger, last_good, &mut self.gradients);
+        let first = backend.view(&self.first, 0..backend.len(&self.first));
+        parameters.update_where(backend, judge, optimizer, (ledger, first), &self.gradients);
+    }
+
+    /// Waits for the end, and writes it down.
+    pub(super) fn end(&self, backend: &B, steps: usize, episode: &mut Episode) {
+        let mut values = vec![0.0; Ledger::len(steps)];
+        backend.download(self.ledger(backend), &mut values);
+        // Where there is none the device failed, which its status tells.
+        let kept = Ledger::read(&values).is_some_and(|ledger| write_down(&ledger, episode));
+        if kept {
+            let logits = backend.view(&self.logits, 0..episode.adapted_logits.len());
+            backend.download(logits, &mut episode.adapted_logits);
+        }
+    }
+}
+
 impl<B: Backend> Stepper<'_, B> {
     /// Steps down the objective of the loaded utterance, as [`Descent`] does, from the present state, whose forward pass was
     /// the last; `false`, with nothing done, where the device cannot decide it.
-    pub(super) fn descend_unattended(
+    fn descend_unattended(
         &mut self,
         last_good: &mut Snapshot<B>,
         config: &AdaptationConfig,
         episode: &mut Episode,
     ) -> bool {
         let backend = self.backend;
-        let Some(judge) = backend.judge() else { return false };
-        let Some(mut memory) = self.bench.unattended.take() else {
+        let (Some(judge), Some(mut memory)) = (backend.judge(), self.bench.unattended.take()) else {
             return false;
         };
         let steps = config.planned_steps();
@@ -66,45 +133,31 @@ impl<B: Backend> Stepper<'_, B> {
             safeguard: config.safeguard,
         };
         let before = self.bench.parameters.steps_taken();
-        backend.upload(
-            &Ledger::head(),
-            backend.view_mut(&mut memory.ledger, 0..Ledger::head().len()),
-        );
-        backend.upload(
-            &to_values(&[f64::from(before)]),
-            backend.view_mut(&mut memory.first, 0..2),
-        );
-        for turn in 0..=steps {
-            if turn == steps {
-                let replay = self.replay(Pass::Judgement, steps);
-                backend.replayable(replay, || self.judge_unattended(judge, &mut memory, last_good, rules));
-                break;
-            }
+        memory.begin(backend, before);
+        for _ in 0..steps {
             let replay = self.replay(Pass::Step, steps);
             backend.replayable(replay, || {
-                self.judge_unattended(judge, &mut memory, last_good, rules);
-                self.step_unattended(judge, &mut memory, last_good);
+                self.decide_unattended(judge, &mut memory, last_good, rules);
+                self.bench.parameters.zero_gradients(backend);
+                self.backward_pass(None);
+                let optimizer = self.optimizer();
+                memory.step(backend, judge, &optimizer, &mut self.bench.parameters, last_good);
+                self.forward_pass();
             });
             self.bench.passes.forwards += 1;
             self.bench.passes.backwards += 1;
         }
-        let mut values = vec![0.0; Ledger::len(steps)];
-        backend.download(backend.view(&memory.ledger, 0..values.len()), &mut values);
-        // Where there is none the device failed, which its status tells.
-        if let Some(ledger) = Ledger::read(&values) {
-            let kept = write_down(&ledger, episode);
-            if kept {
-                let logits = backend.view(&memory.logits, 0..episode.adapted_logits.len());
-                backend.download(logits, &mut episode.adapted_logits);
-            }
-            self.bench.parameters.set_steps_taken(before + episode.steps as u32);
-        }
+        let replay = self.replay(Pass::Judgement, steps);
+        backend.replayable(replay, || self.decide_unattended(judge, &mut memory, last_good, rules));
+        let kept_before = episode.steps;
+        memory.end(backend, steps, episode);
+        let kept = (episode.steps - kept_before) as u32;
+        self.bench.parameters.set_steps_taken(before + kept);
         self.bench.unattended = Some(memory);
         true
     }
 
-    /// A turn's first half: the objective, and what follows for the state.
-    fn judge_unattended(
+    fn decide_unattended(
         &mut self,
         judge: &dyn Judge<B>,
         memory: &mut Memory<B>,
@@ -112,36 +165,21 @@ impl<B: Backend> Stepper<'_, B> {
         rules: Rules,
     ) {
         let (backend, terms) = (self.backend, self.bench.terms);
-        let (classes, activations) = (self.bench.model.config().vocab_size, self.activations());
-        let (rows, places) = (
-            activations.output_frames(),
-            (activations.logits(), activations.dlogits()),
+        let (cols, activations) = (self.bench.model.config().vocab_size, self.activations());
+        let rows = activations.output_frames();
+        let places = (activations.logits(), activations.dlogits());
+        let bench = &mut *self.bench;
+        memory.decide(
+            backend,
+            judge,
+            (&terms, rules),
+            Rows { rows, cols },
+            &mut bench.arena,
+            places,
         );
-        let all = 0..backend.len(&memory.ledger);
-        let ([logits], [dlogits]) = self.bench.arena.split(backend, [places.0], [places.1]);
-        let shape = Rows { rows, cols: classes };
-        let ledger = backend.view_mut(&mut memory.ledger, all.clone());
-        judge.decide(&terms, shape, logits, dlogits, ledger, rules);
-        let ledger = backend.view(&memory.ledger, all);
-        let to = backend.view_mut(&mut memory.logits, 0..places.0.len);
-        judge.copy_where(Says::Keep, ledger, self.bench.arena.view(backend, places.0), to);
-        self.bench.parameters.restore_where(backend, judge, ledger, last_good);
-    }
-
-    /// The second: gradients, a step, a forward pass.
-    fn step_unattended(&mut self, judge: &dyn Judge<B>, memory: &mut Memory<B>, last_good: &mut Snapshot<B>) {
-        let (backend, optimizer) = (self.backend, self.optimizer());
-        self.bench.parameters.zero_gradients(backend);
-        self.backward_pass(None);
-        let parameters = &mut self.bench.parameters;
-        let all = 0..backend.len(&memory.ledger);
-        let ledger = backend.view_mut(&mut memory.ledger, all.clone());
-        judge.check_gradients(parameters.gradients(backend), ledger);
-        let ledger = backend.view(&memory.ledger, all);
-        parameters.keep_where(backend, judge, ledger, last_good, &mut memory.gradients);
-        let first = backend.view(&memory.first, 0..2);
-        parameters.update_where(backend, judge, &optimizer, (ledger, first), &memory.gradients);
-        self.forward_pass();
+        bench
+            .parameters
+            .restore_where(backend, judge, memory.ledger(backend), last_good);
     }
 }
 
