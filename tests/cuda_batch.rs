@@ -8,6 +8,8 @@ use aurist::adapt::{Adapter, BatchAdapter, Episode};
 use aurist::engine::cuda::CudaBackend;
 use aurist::model::{CtcModel, ModelFiles};
 use aurist::{AdaptationConfig, ParameterChoice};
+#[cfg(feature = "bundled-model")]
+use aurist::{Device, Recognizer};
 use common::{Golden, golden_settings, relative_difference, repository};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -110,6 +112,53 @@ fn what_batches_cannot_do_is_said() {
     for (model, config) in [(&wavlm, &settings), (&whisper, &all), (&whisper, &continual)] {
         assert!(BatchAdapter::new(&backend, model.clone(), config).unwrap().is_none());
     }
+}
+
+/// What `transcribe` does with a recording's utterances.
+#[cfg(feature = "bundled-model")]
+#[test]
+fn a_session_transcribes_utterances_together_as_it_does_one_by_one() {
+    if cuda_support::device().is_none() {
+        return;
+    }
+    let clip = aurist::audio::read_all(&repository("tests/data/cards/002.wav")).unwrap();
+    let utterances = [(&clip[..], 0.0), (&clip[..20_000], 7.5)];
+    let lens = || utterances.iter().map(|(samples, _)| samples.len());
+    let config = AdaptationConfig {
+        steps: 1,
+        ..Recognizer::bundled().unwrap().default_adaptation()
+    };
+    let session = |device: Device, config: &AdaptationConfig| {
+        let recognizer = Recognizer::open(None, None, device).unwrap();
+        recognizer.session(config, 1).unwrap()
+    };
+    let mut gpu = session(Device::Cuda(0), &config);
+    // Eight are enough, and so is a minute; a minute and more is too much.
+    assert_eq!((gpu.together(lens()), gpu.together([16_000; 20])), (2, 8));
+    assert_eq!((gpu.together([600_000; 3]), gpu.together([2_000_000; 2])), (1, 1));
+    assert!(!gpu.are_enough(lens()) && gpu.are_enough([16_000; 8]) && gpu.are_enough([600_000; 2]));
+    let together = gpu.transcribe_together(&utterances).unwrap().unwrap();
+    assert!(together[0].real_time_factor == together[1].real_time_factor);
+    let mut cpu = session(Device::Cpu, &config);
+    for (together, (samples, start)) in together.iter().zip(utterances) {
+        let alone = gpu.transcribe_utterance(samples, start).unwrap();
+        let on_cpu = cpu.transcribe_utterance(samples, start).unwrap();
+        for other in [&alone, &on_cpu] {
+            assert_eq!(
+                (&together.text, together.steps, together.start),
+                (&other.text, other.steps, other.start)
+            );
+            let difference = together.losses[0] / other.losses[0] - 1.0;
+            assert!(difference.abs() < 1e-4, "{together:?} {other:?}");
+        }
+    }
+    assert!(!together[0].text.is_empty());
+    // One by one: on the processor, with a method that carries something, with a sample that is no number.
+    assert!(cpu.together(lens()) == 1 && cpu.are_enough(lens().take(1)) && !cpu.are_enough([]));
+    assert!(cpu.transcribe_together(&utterances).unwrap().is_none());
+    assert_eq!(session(Device::Cuda(0), &AdaptationConfig::csuta()).together(lens()), 1);
+    let spoiled = [(&clip[..], 0.0), (&[f32::NAN; 20_000][..], 7.5)];
+    assert!(gpu.transcribe_together(&spoiled).unwrap().is_none());
 }
 
 proptest! {
