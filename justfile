@@ -26,10 +26,13 @@ ops *arguments:
 gpu-emulated:
     kernels/check
 
-# The CUDA backend's tests on this machine's GPU, then its operations and adaptation timed, into target/gpu-check.json
+# The CUDA backend's tests on this machine's GPU, then its operations at full size checked and timed, adaptation timed
+# beside PyTorch where there is one with CUDA: all into target/gpu-check.json
 gpu-check:
-    AURIST_GPU_TESTS=1 cargo test --release --test cuda_operations --test cuda_golden --test cuda_cli
+    AURIST_GPU_TESTS=1 cargo test --release --test cuda_operations --test cuda_oracles --test cuda_descent \
+        --test cuda_batch --test cuda_golden --test cuda_cli
     cargo bench --bench gpu -- --out target/gpu-check.json
+    if test -x {{python}}; then {{python}} benches/reference/gpu.py target/gpu-check.json; else python3 benches/reference/gpu.py target/gpu-check.json; fi
     cat target/gpu-check.json
 
 # Compute the tiny models' golden tensors again, and check the reference against the bundled model's

@@ -1,5 +1,6 @@
 //! The CUDA backend on a GPU: each operation at wav2vec2-base's sizes on ten seconds, checked against the CPU and timed;
-//! then ten steps of SUTA with the bundled model for 1, 8 and 32 utterances of ten seconds at a time, a stream each.
+//! then ten steps of SUTA with the bundled model for 1, 8 and 32 utterances of ten seconds at a time, a stream each and
+//! in one pass.
 //!
 //! ```text
 //! cargo bench --bench gpu -- [--out FILE] [--quick]
@@ -10,12 +11,12 @@
 
 #[cfg(feature = "cuda")]
 mod gpu {
-    use aurist::adapt::Adapter;
+    use aurist::adapt::{Adapter, BatchAdapter};
     use aurist::engine::cpu::CpuBackend;
     use aurist::engine::cuda::{CudaBackend, CudaDevice, CudaPrecision};
     use aurist::engine::{AdamW, Attention, Backend, Conv1d, GroupedConv1d, Linear, ObjectiveTerms, Rows};
     use aurist::model::ModelFiles;
-    use aurist::{AdaptationConfig, audio};
+    use aurist::{AdaptationConfig, ParameterChoice, audio};
     use serde_json::{Value, json};
     use std::sync::Arc;
     use std::time::Instant;
@@ -289,11 +290,10 @@ mod gpu {
                 });
                 begun.elapsed().as_secs_f64()
             };
-            // The first finds memory unallocated and products unplanned.
-            round();
-            let seconds = round();
+            let seconds = settled(&mut round);
             rows.push(json!({
                 "utterances": together,
+                "how": "a stream each",
                 "audio_seconds_each": sizes.seconds,
                 "steps": config.steps,
                 "seconds": seconds,
@@ -301,6 +301,52 @@ mod gpu {
             }));
         }
         rows
+    }
+
+    /// The same in one pass, of what batches take: layer norms alone, and the convolutions with them.
+    fn batches(device: &Arc<CudaDevice>, sizes: &Sizes) -> Vec<Value> {
+        let files = ModelFiles::bundled().expect("the bundled model");
+        let backend = CudaBackend::new(device).expect("a stream");
+        let model = Arc::new(files.load(&backend).expect("the model"));
+        let samples = values((sizes.seconds * 16_000.0) as usize, 7);
+        let input = audio::Features::log_mel(80).compute(&samples);
+        let mut rows = Vec::new();
+        for parameters in [ParameterChoice::LayerNormAndFeature, ParameterChoice::LayerNorm] {
+            let config = AdaptationConfig {
+                parameters,
+                ..AdaptationConfig::paper()
+            };
+            for &together in sizes.together {
+                let inputs = vec![&input[..]; together];
+                let made = BatchAdapter::new(&backend, model.clone(), &config).expect("memory");
+                let mut batch = made.expect("a model that takes batches");
+                let seconds = settled(&mut || {
+                    let begun = Instant::now();
+                    batch.run(&backend, &inputs).expect("the device");
+                    begun.elapsed().as_secs_f64()
+                });
+                rows.push(json!({
+                    "utterances": together,
+                    "how": "one pass",
+                    "parameters": format!("{parameters:?}"),
+                    "audio_seconds_each": sizes.seconds,
+                    "steps": config.steps,
+                    "seconds": seconds,
+                    "audio_seconds_per_second": together as f64 * sizes.seconds / seconds,
+                }));
+            }
+        }
+        rows
+    }
+
+    /// The median of five rounds, after those that find memory unallocated, products unplanned and passes unrecorded.
+    fn settled(round: &mut dyn FnMut() -> f64) -> f64 {
+        for _ in 0..3 {
+            round();
+        }
+        let mut seconds: Vec<f64> = (0..5).map(|_| round()).collect();
+        seconds.sort_by(f64::total_cmp);
+        seconds[2]
     }
 
     pub(super) fn main() {
@@ -322,7 +368,9 @@ mod gpu {
             ("bf16", CudaPrecision::Bf16),
         ] {
             let device = CudaDevice::with_precision(0, precision).expect("the device");
-            adaptations.insert(name.into(), adaptation(&device, sizes).into());
+            let mut rows = adaptation(&device, sizes);
+            rows.extend(batches(&device, sizes));
+            adaptations.insert(name.into(), rows.into());
         }
         let report = json!({
             "gpu": device.describe(),

@@ -9,11 +9,13 @@ frames and fewer, 32 symbols. `moved` counts what the kernel asks of device memo
 
 BANDWIDTH = 3.35e12
 F32 = 67e12
+F64 = 34e12
 
 T, D, HEADS, DIM, FFN, VOCABULARY, LAYERS = 499, 768, 12, 64, 3072, 32, 12
 FRAMES, CHANNELS, WINDOW = 31_999, 512, 10
 GROUPS, TAPS = 16, 128
 N = D // GROUPS
+STATES = 301
 # Of layer-norm+feature: 25 layer norms, the convolutions with their norm, the projection with its.
 ADAPTED = 25 * 2 * D + 4_200_448 + 395_008
 TILES = -(-T // 32)
@@ -62,22 +64,34 @@ KERNELS = {
     "entropy_mcc": (4 * T * VOCABULARY, 2 * T * VOCABULARY, 60 * T * VOCABULARY),
     "find_not_finite": by_value(ADAPTED, 1, 1),
     "adamw_update": by_value(ADAPTED, 7, 12),
+    "descent_copy (one of seven a step)": by_value(ADAPTED, 2, 0),
+    "descent_adamw": by_value(ADAPTED, 7, 12),
+    # f64, which is two values each: of a transcript of 150 symbols, its 301 states; about 60 operations a sum of two
+    # exponentials, two of them a state and frame in each direction.
+    "ctc_log_softmax": (4 * T * VOCABULARY, 3 * T * VOCABULARY, 40 * T * VOCABULARY),
+    "ctc_paths": (2 * T * (5 * STATES + VOCABULARY), 2 * T * (2 * STATES + VOCABULARY), 2 * 120 * T * STATES),
+    "ctc_occupancy": (T * VOCABULARY * (2 * STATES + 2), 2 * T * (2 * STATES + VOCABULARY), 20 * T * STATES),
+    "ctc_gradient": (5 * T * VOCABULARY, 5 * T * VOCABULARY, 25 * T * VOCABULARY),
+    # 1,000 frames of 400 samples, 201 frequencies and 80 bands, in f64.
+    "log_mel_bands": (1_000 * (400 + 800 + 2 * 80 * 201 + 80), 160_000 + 2 * 80 * 201 + 80_000, 1_000 * (4 * 400 * 201 + 2 * 80 * 201)),
+    "log_mel_scale": by_value(80_000, 2, 3),
 }
+IN_F64 = ("ctc_", "log_mel_bands")
 
 
-def microseconds(values: float, flops: float) -> float:
-    return max(4 * values / BANDWIDTH, flops / F32) * 1e6
+def microseconds(values: float, flops: float, rate: float) -> float:
+    return max(4 * values / BANDWIDTH, flops / rate) * 1e6
 
 
 def main() -> None:
     print("| kernel | MB moved | MB floor | MFLOP | FLOP/byte | bound by | least µs |")
     print("|---|---:|---:|---:|---:|---|---:|")
     for name, (moved, floor, flops) in KERNELS.items():
-        intensity = flops / (4 * floor)
-        bound = "arithmetic" if flops / F32 > 4 * floor / BANDWIDTH else "memory"
+        intensity, rate = flops / (4 * floor), F64 if name.startswith(IN_F64) else F32
+        bound = "arithmetic" if flops / rate > 4 * floor / BANDWIDTH else "memory"
         print(
             f"| `{name}` | {4e-6 * moved:.1f} | {4e-6 * floor:.1f} | {1e-6 * flops:.0f} | {intensity:.1f} "
-            f"| {bound} | {microseconds(floor, flops):.1f} |"
+            f"| {bound} | {microseconds(floor, flops, rate):.1f} |"
         )
     products = {
         "convolutions 2 to 7": sum(2 * frames * 512 * 512 * taps for frames, taps in ((15_999, 3), (7_999, 3), (3_999, 3), (1_999, 3), (999, 2), (499, 2))),

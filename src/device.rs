@@ -1,7 +1,7 @@
 //! Where recognition runs: a model and a session's work on whichever backend was asked for.
 
 use crate::AdaptationConfig;
-use crate::adapt::{Adapter, Episode, PolicyState};
+use crate::adapt::{Adapter, BatchAdapter, Episode, PolicyState};
 use crate::engine::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use crate::engine::cuda::{CudaBackend, CudaDevice, device_count};
@@ -91,14 +91,12 @@ impl PlacedModel {
         match self {
             Self::Cpu(model) => {
                 let backend = CpuBackend::new(threads)?;
-                let adapter = Adapter::new(&backend, model.clone(), config)?;
-                Ok(Worker::Cpu(Box::new(Work { backend, adapter })))
+                Ok(Worker::Cpu(Box::new(Work::new(backend, model, config)?)))
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(device, model) => {
                 let backend = CudaBackend::new(device)?;
-                let adapter = Adapter::new(&backend, model.clone(), config)?;
-                Ok(Worker::Cuda(Box::new(Work { backend, adapter })))
+                Ok(Worker::Cuda(Box::new(Work::new(backend, model, config)?)))
             }
         }
     }
@@ -108,6 +106,54 @@ impl PlacedModel {
 pub(crate) struct Work<B: Backend> {
     backend: B,
     adapter: Adapter<B>,
+    batches: Batches<B>,
+}
+
+/// What passes over several utterances are made with.
+enum Batches<B: Backend> {
+    /// Nobody has asked yet.
+    Unknown(Arc<CtcModel<B>>, Box<AdaptationConfig>),
+    /// Device, method or model have none.
+    None,
+    There(Box<BatchAdapter<B>>),
+}
+
+impl<B: Backend> Work<B> {
+    fn new(backend: B, model: &Arc<CtcModel<B>>, config: &AdaptationConfig) -> Result<Self, EngineError> {
+        let batches = Batches::Unknown(model.clone(), Box::new(config.clone()));
+        Ok(Self {
+            adapter: Adapter::new(&backend, model.clone(), config)?,
+            backend,
+            batches,
+        })
+    }
+
+    fn batches(&mut self) -> Option<&mut BatchAdapter<B>> {
+        if let Batches::Unknown(model, config) = &self.batches {
+            // Without the memory for it there are none.
+            self.batches = match BatchAdapter::new(&self.backend, model.clone(), config) {
+                Ok(Some(batches)) => Batches::There(Box::new(batches)),
+                Ok(None) | Err(_) => Batches::None,
+            };
+        }
+        match &mut self.batches {
+            Batches::There(batches) => Some(batches),
+            _ => None,
+        }
+    }
+
+    fn run_batch(&mut self, inputs: &[&[f32]]) -> Option<Result<Vec<Episode>, EngineError>> {
+        self.batches()?;
+        let Batches::There(batches) = &mut self.batches else {
+            return None;
+        };
+        let done = batches.run(&self.backend, inputs);
+        if matches!(done, Err(EngineError::OutOfMemory { .. })) {
+            // Its memory is better left to single utterances.
+            self.batches = Batches::None;
+        }
+        Some(done)
+    }
 }
 
 /// The same on any backend.
@@ -122,12 +168,34 @@ impl Worker {
     pub(crate) fn run(&mut self, input: &[f32]) -> Result<Episode, EngineError> {
         match self {
             Self::Cpu(work) => {
-                let Work { backend, adapter } = &mut **work;
+                let Work { backend, adapter, .. } = &mut **work;
                 let backend = &*backend;
                 backend.within(|| adapter.run(backend, input))
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(work) => work.adapter.run(&work.backend, input),
+        }
+    }
+
+    /// Whether [`Worker::run_batch`] can be had.
+    pub(crate) fn takes_batches(&mut self) -> bool {
+        on_any!(self, Worker, work => work.batches().is_some())
+    }
+
+    /// See [`BatchAdapter::run`]; `None` where there are no batches.
+    pub(crate) fn run_batch(&mut self, inputs: &[&[f32]]) -> Option<Result<Vec<Episode>, EngineError>> {
+        on_any!(self, Worker, work => work.run_batch(inputs))
+    }
+
+    /// Whisper's log-mel frames, where the device makes them itself.
+    pub(crate) fn log_mel(&self, _samples: &[f32], _bands: usize) -> Option<Result<Vec<f32>, EngineError>> {
+        match self {
+            Self::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(work) => {
+                let tables = || crate::audio::LogMel::tables(_bands);
+                Some(work.backend.log_mel(_samples, _bands, tables))
+            }
         }
     }
 
@@ -148,7 +216,11 @@ impl Worker {
     }
 
     pub(crate) fn limit_steps(&mut self, steps: usize) {
-        on_any!(self, Worker, work => work.adapter.limit_steps(steps));
+        on_any!(self, Worker, work => {
+            // They know no such limit.
+            work.batches = Batches::None;
+            work.adapter.limit_steps(steps);
+        });
     }
 
     /// What a continual method would start the next utterance from.
@@ -160,7 +232,10 @@ impl Worker {
     }
 
     pub(crate) fn keep_logits_after(&mut self, steps: &[usize]) {
-        on_any!(self, Worker, work => work.adapter.keep_logits_after(steps));
+        on_any!(self, Worker, work => {
+            work.batches = Batches::None;
+            work.adapter.keep_logits_after(steps);
+        });
     }
 
     /// See [`crate::adapt::AdaptedParameters::tensors`].

@@ -14,7 +14,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+mod together;
 mod whisper;
+
+use together::check_finite;
 
 /// What can go wrong in recognition.
 #[derive(Debug, thiserror::Error)]
@@ -419,12 +422,19 @@ impl Session {
         let mut segments = segmenter.push(samples);
         segments.extend(segmenter.finish());
         let mut utterances = Vec::with_capacity(segments.len());
-        for segment in segments {
-            let start = segment.start as f64 / SAMPLE_RATE as f64;
-            if !progress(start) {
+        let seconds = |samples: usize| samples as f64 / SAMPLE_RATE as f64;
+        while let Some(next) = segments.get(utterances.len()) {
+            if !progress(seconds(next.start)) {
                 return Ok(None);
             }
-            utterances.push(self.transcribe_utterance(&segment.samples, start)?);
+            let rest = &segments[utterances.len()..];
+            let count = self.together(rest.iter().map(|segment| segment.samples.len()));
+            let parts = rest[..count].iter();
+            let parts: Vec<_> = parts.map(|part| (&part.samples[..], seconds(part.start))).collect();
+            match self.transcribe_together(&parts)? {
+                Some(together) => utterances.extend(together),
+                None => utterances.push(self.transcribe_utterance(&next.samples, seconds(next.start))?),
+            }
         }
         Ok(Some(Transcript {
             utterances,
@@ -447,7 +457,7 @@ impl Session {
             return Err(Error::TooLong { seconds, longest });
         }
         check_finite(samples)?;
-        let input = self.features.compute(samples);
+        let input = self.input(samples)?;
         let episode = self.worker.run(&input)?;
         if let Some(profile) = &mut self.profile
             && episode.steps > 0
@@ -527,15 +537,6 @@ impl Session {
             vocabulary,
             self.recognizer.loaded.model.config().samples_per_frame() as f64 / SAMPLE_RATE as f64,
         )
-    }
-}
-
-fn check_finite(samples: &[f32]) -> Result<(), Error> {
-    match samples.iter().position(|sample| !sample.is_finite()) {
-        Some(position) => Err(Error::NotFinite {
-            seconds: position as f64 / SAMPLE_RATE as f64,
-        }),
-        None => Ok(()),
     }
 }
 

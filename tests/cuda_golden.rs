@@ -26,8 +26,8 @@ fn ten_steps(model: &str, input: &str, at: &str, setting: &str) {
     let mut adapter = Adapter::new(&backend, loaded, &golden_settings(setting, 10)).unwrap();
     let episode = adapter.run(&backend, &values).unwrap();
     assert_eq!((episode.steps, episode.guard), (10, None));
-    // Of ten forwards from the lowest stage and ten backwards, all but the first few run as graphs.
-    assert!(backend.graph_launches() >= 14, "{} replays", backend.graph_launches());
+    // Of ten steps all but the first few run as a graph each.
+    assert!(backend.graph_launches() >= 7, "{} replays", backend.graph_launches());
     let losses: Vec<f32> = episode.objectives.iter().map(|o| o.loss as f32).collect();
     let relative = relative_difference(&losses, &golden.get(&format!("{at}{setting}.losses")));
     assert!(relative < 1e-5, "{model} {setting} losses: {relative:e}");

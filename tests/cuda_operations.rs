@@ -4,10 +4,13 @@
 
 mod cuda_support;
 
+use aurist::audio::LogMel;
+use aurist::engine::cuda::{CudaBackend, CudaDevice, CudaPrecision};
 use aurist::engine::{
-    AdamW, Attention, Backend, Conv1d, GroupedConv1d, Linear, ObjectiveTerms, RelativeBias, RelativeBiasGradient, Rows,
+    AdamW, Attention, Backend, Conv1d, GroupedConv1d, Linear, ObjectiveTerms, PseudoLabel, RelativeBias,
+    RelativeBiasGradient, Rows,
 };
-use cuda_support::random;
+use cuda_support::{assert_same, random};
 
 #[test]
 fn linear_layers_and_their_gradients() {
@@ -457,4 +460,107 @@ fn operations_on_stretches_of_a_buffer_leave_the_rest_alone() {
         });
         vec![arena.get()]
     });
+}
+
+/// The CPU's is in f64, and its sum over paths is checked by enumeration.
+#[test]
+fn ctc_towards_pseudo_labels_and_its_gradient() {
+    for (frames, classes, target) in [
+        (1, 2, vec![]),
+        (1, 3, vec![1]),
+        // Symbols that repeat need a blank between; the last one does not fit.
+        (7, 4, vec![1, 1, 2, 2]),
+        (5, 4, vec![1, 1, 2, 2, 3]),
+        (31, 33, vec![4, 5, 4, 4, 9]),
+        (32, 127, vec![]),
+        (127, 31, (0..60).map(|place| 1 + place * 7 % 30).collect()),
+        // More states than threads in a block.
+        (499, 5, (0..140).map(|place| 1 + place * 3 % 4).collect()),
+    ] {
+        let logits: Vec<f32> = random(frames * classes, 1).iter().map(|z| 4.0 * z).collect();
+        for over_time in [false, true] {
+            let case = format!(
+                "{frames} frames of {classes}, {} labels, over time {over_time}",
+                target.len()
+            );
+            compare!(case, 1e-5, |host| {
+                let logits = host.put(&logits);
+                let mut dlogits = host.space(frames * classes);
+                let label = PseudoLabel {
+                    target: &target,
+                    blank: 0,
+                    over_time,
+                };
+                let shape = Rows {
+                    rows: frames,
+                    cols: classes,
+                };
+                let loss = host.0.pseudo_label(&label, shape, logits.view(), dlogits.view_mut());
+                vec![vec![if loss.is_infinite() { 1e9 } else { loss as f32 }], dlogits.get()]
+            });
+        }
+    }
+}
+
+#[test]
+fn log_mel_frames() {
+    let Some(backend) = cuda_support::backend() else { return };
+    for (samples, bands) in [(159, 80), (160, 80), (401, 128), (1_603, 80), (5_000, 80), (5_000, 33)] {
+        let noise = random(samples, 3);
+        let loud = |n: usize| if n > samples / 2 { 0.5 } else { 1e-4 };
+        let sound: Vec<f32> = noise
+            .iter()
+            .enumerate()
+            .map(|(n, x)| loud(n) * (0.3 * x + (n as f32 * 0.7).sin()))
+            .collect();
+        for signal in [sound, vec![0.0; samples]] {
+            let expected = LogMel::new(bands).compute(&signal);
+            let values = backend.log_mel(&signal, bands, || LogMel::tables(bands)).unwrap();
+            assert_same(
+                &format!("{samples} samples, {bands} bands"),
+                &[values],
+                &[expected],
+                1e-5,
+            );
+        }
+    }
+}
+
+/// With factors of 10 and of 7 bits the results differ from exact ones by about as much, and not at all where the factors
+/// are that short.
+#[test]
+fn products_of_rounded_factors() {
+    let Some(exact) = cuda_support::backend() else { return };
+    let (rows, inputs, outputs) = (33, 127, 31);
+    let shape = Linear::new(rows, inputs, outputs);
+    let (x, weight) = (random(rows * inputs, 1), random(outputs * inputs, 2));
+    let (short_x, short_weight): (Vec<f32>, Vec<f32>) = (
+        x.iter().map(|x| (x * 32.0).round() / 32.0).collect(),
+        weight.iter().map(|w| (w * 32.0).round() / 32.0).collect(),
+    );
+    let product = |backend: CudaBackend, x: &[f32], weight: &[f32]| {
+        let host = cuda_support::Host(backend);
+        let (x, weight, mut y) = (host.put(x), host.put(weight), host.space(rows * outputs));
+        host.0.linear(shape, x.view(), weight.view(), None, y.view_mut(), false);
+        y.get()
+    };
+    let (all, short) = (
+        product(exact, &x, &weight),
+        product(cuda_support::backend().unwrap(), &short_x, &short_weight),
+    );
+    let largest = all.iter().fold(0.0f32, |largest, y| largest.max(y.abs()));
+    for (precision, least, most) in [(CudaPrecision::Tf32, 1e-6, 1e-3), (CudaPrecision::Bf16, 1e-4, 1e-2)] {
+        let device = CudaDevice::with_precision(0, precision).unwrap();
+        let rounded = product(CudaBackend::new(&device).unwrap(), &x, &weight);
+        let pairs = rounded.iter().zip(&all);
+        let difference = pairs.fold(0.0f32, |most, (a, b)| most.max((a - b).abs())) / largest;
+        assert!(least < difference && difference < most, "{precision:?}: {difference:e}");
+        let rounded = product(CudaBackend::new(&device).unwrap(), &short_x, &short_weight);
+        assert_same(
+            &format!("{precision:?}"),
+            &[rounded],
+            std::slice::from_ref(&short),
+            1e-6,
+        );
+    }
 }

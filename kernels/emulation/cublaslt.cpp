@@ -67,6 +67,17 @@ API cublasLtMatmulAlgoGetHeuristic(void*, const Description* d, const Layout* a,
     *count = 1;
     return OK;
 }
+// A factor as a tensor core takes it: 10 bits of mantissa for TF32, 7 for bfloat16, to the nearest, ties to even.
+static float rounded(float value, int compute) {
+    const int dropped = compute == COMPUTE_32F_FAST_TF32 ? 13 : compute == COMPUTE_32F_FAST_16BF ? 16 : 0;
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    if (!dropped || (bits & 0x7f800000u) == 0x7f800000u) return value;
+    bits += (1u << (dropped - 1)) - 1 + (bits >> dropped & 1);
+    bits &= ~((1u << dropped) - 1);
+    memcpy(&value, &bits, 4);
+    return value;
+}
 static uint64_t extent(const Layout& l) { return 4 * ((l.cols - 1) * l.ld + l.rows); }
 
 static int multiply(const Description& d, float alpha, float beta, const float* a, Layout la, const float* b, Layout lb,
@@ -75,14 +86,17 @@ static int multiply(const Description& d, float alpha, float beta, const float* 
         !emulated_inside((uint64_t)out, extent(lo)) || (d.epilogue == EPILOGUE_BIAS && !emulated_inside((uint64_t)d.bias, 4 * m))) {
         return emulated_complaint("a product reads or writes outside an allocation");
     }
-    // op(A) with k side by side, then dot products, or sums of columns of A.
-    std::vector<float> packed(d.trans_a ? 0 : m * k);
-    for (uint64_t l = 0; l < k && !d.trans_a; l++) for (uint64_t i = 0; i < m; i++) packed[i * k + l] = a[l * la.ld + i];
+    // op(A) with k side by side, then dot products.
+    const bool exact = d.compute == COMPUTE_32F, pack = !d.trans_a || !exact;
+    std::vector<float> packed(pack ? m * k : 0);
+    for (uint64_t l = 0; l < k && pack; l++) {
+        for (uint64_t i = 0; i < m; i++) packed[i * k + l] = rounded(d.trans_a ? a[i * la.ld + l] : a[l * la.ld + i], d.compute);
+    }
     std::vector<float> column(k);
     for (uint64_t j = 0; j < n; j++) {
-        for (uint64_t l = 0; l < k; l++) column[l] = d.trans_b ? b[l * lb.ld + j] : b[j * lb.ld + l];
+        for (uint64_t l = 0; l < k; l++) column[l] = rounded(d.trans_b ? b[l * lb.ld + j] : b[j * lb.ld + l], d.compute);
         for (uint64_t i = 0; i < m; i++) {
-            const float* row = d.trans_a ? a + i * la.ld : packed.data() + i * k;
+            const float* row = pack ? packed.data() + i * k : a + i * la.ld;
             float lanes[16] = {};
             uint64_t l = 0;
             for (; l + 16 <= k; l += 16) for (int lane = 0; lane < 16; lane++) lanes[lane] += row[l + lane] * column[l + lane];

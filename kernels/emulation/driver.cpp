@@ -72,6 +72,9 @@ thread_local CUcontext current = nullptr;
 Context contexts[8];
 std::vector<size_t> allocated(8, 0);
 size_t launches = 0;
+// What tests ask for by emulated_count: allocations of device and pinned memory, waits of the host, graphs made.
+uint64_t counts[3];
+enum { ALLOCATIONS, WAITS, GRAPHS };
 int sticky = OK;
 
 struct Scene {
@@ -181,6 +184,8 @@ int emulated_complaint(const char* what) {
     return ILLEGAL;
 }
 
+extern "C" __attribute__((visibility("default"))) uint64_t emulated_count(int of) { return counts[of]; }
+
 #define API extern "C" __attribute__((visibility("default"))) CUresult
 #define LOCK std::lock_guard<std::recursive_mutex> guard(mutex)
 API cuInit(unsigned) {
@@ -211,12 +216,13 @@ API cuDevicePrimaryCtxRetain(CUcontext* c, CUdevice d) { contexts[d].device = d;
 API cuDevicePrimaryCtxRelease_v2(CUdevice) { return OK; }
 API cuCtxSetCurrent(CUcontext c) { current = c; return OK; }
 API cuCtxGetCurrent(CUcontext* c) { *c = current; return OK; }
-API cuCtxSynchronize() { LOCK; return run_all(); }
+API cuCtxSynchronize() { LOCK; counts[WAITS]++; return run_all(); }
 API cuCtxGetDevice(CUdevice* d) { *d = device(); return OK; }
 API cuStreamCreate(CUstream* s, unsigned) { LOCK; *s = new EmulatedStream; streams.insert(*s); return OK; }
 API cuStreamDestroy_v2(CUstream s) { LOCK; run(s); streams.erase(s); delete s; return OK; }
 API cuStreamSynchronize(CUstream s) {
     LOCK;
+    counts[WAITS]++;
     if (!s) return run_all();
     return s->capture ? CAPTURE_UNSUPPORTED : run(s);
 }
@@ -231,7 +237,7 @@ API cuStreamBeginCapture_v2(CUstream s, int mode) {
     return OK;
 }
 API cuStreamEndCapture(CUstream s, CUgraph* g) { LOCK; *g = s->capture; s->capture = nullptr; return OK; }
-API cuGraphInstantiateWithFlags(CUgraphExec* e, CUgraph g, unsigned long long) { LOCK; *e = new Graph(*g); return OK; }
+API cuGraphInstantiateWithFlags(CUgraphExec* e, CUgraph g, unsigned long long) { LOCK; counts[GRAPHS]++; *e = new Graph(*g); return OK; }
 API cuGraphLaunch(CUgraphExec e, CUstream s) {
     LOCK;
     for (auto& work : e->work) if (int error = emulated_enqueue(s, work)) return error;
@@ -249,6 +255,7 @@ API cuMemAlloc_v2(CUdeviceptr* p, size_t n) {
     LOCK;
     if (sticky != OK) return sticky;
     if (!n) return INVALID;
+    counts[ALLOCATIONS]++;
     // Not while a capture is under way: of any thread's (mode 0, global) or of this one's (1, thread-local).
     for (CUstream stream : streams) {
         const bool forbids = stream->mode == 0 || (stream->mode == 1 && stream->capturer == std::this_thread::get_id());
@@ -281,7 +288,7 @@ API cuMemFree_v2(CUdeviceptr p) {
 API cuMemAllocAsync(CUdeviceptr* p, size_t n, CUstream) { return cuMemAlloc_v2(p, n); }
 API cuMemFreeAsync(CUdeviceptr p, CUstream) { return cuMemFree_v2(p); }
 API cuMemGetInfo_v2(size_t* f, size_t* t) { LOCK; *t = scene.memory; *f = *t - allocated[device()]; return OK; }
-API cuMemHostAlloc(void** p, size_t n, unsigned) { LOCK; *p = malloc(n); memset(*p, 0xFF, n); pinned[*p] = n; return OK; }
+API cuMemHostAlloc(void** p, size_t n, unsigned) { LOCK; counts[ALLOCATIONS]++; *p = malloc(n); memset(*p, 0xFF, n); pinned[*p] = n; return OK; }
 API cuMemFreeHost(void* p) { LOCK; run_all(); pinned.erase(p); free(p); return OK; }
 static bool is_pinned(const void* p) {
     auto it = pinned.upper_bound((void*)p);
@@ -299,6 +306,7 @@ API cuMemcpyHtoD_v2(CUdeviceptr d, const void* h, size_t n) { return cuMemcpyHto
 API cuMemcpyDtoHAsync_v2(void* h, CUdeviceptr d, size_t n, CUstream s) {
     LOCK;
     if (!emulated_inside(d, n)) return emulated_complaint("a copy from outside an allocation");
+    if (!is_pinned(h)) counts[WAITS]++;
     return emulated_enqueue(s, [=] { memcpy(h, (void*)d, n); return OK; });
 }
 API cuMemcpyDtoH_v2(void* h, CUdeviceptr d, size_t n) { return cuMemcpyDtoHAsync_v2(h, d, n, nullptr); }

@@ -1,19 +1,20 @@
 """Plants bugs in copies of the kernels, one at a time, and demands that the checks notice each: a check that cannot fail
 shows nothing. Run by kernels/check, which builds what it needs before:
 
-    mutants.py TEST_BINARY WORK_DIRECTORY LAUNCHES
+    mutants.py WORK_DIRECTORY LAUNCHES OPERATIONS_TEST DESCENT_TEST
 """
 
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent
 
-# name: (file, original, planted, test that must fail, check). A check is `plain` (results against the CPU's, and what the
+# name: (file, original, planted, test that must fail (of cuda_operations, or cuda_descent where it says so), check). A check is `plain` (results against the CPU's, and what the
 # emulator refuses), `address` (the same under the sanitizers) or `thread` (the replayed launches).
 MUTANTS = {
     "a row's sum without its last lanes": (
@@ -53,32 +54,58 @@ MUTANTS = {
         "dtable[(long long)head * distances + distance] += sum;", "attention", "thread"),
     "a tile overwritten while others read it": (
         "attention.cu", "        __syncthreads();\n        load_tile<dims>(kv, qkv + 2 * width,", "        load_tile<dims>(kv, qkv + 2 * width,", "attention", "thread"),
+    "a step along a gradient that is not finite": (
+        "descent.cu", "    ledger[SOUND] = 0.0;\n    ledger[MOVE] = 0.0;\n", "    ledger[SOUND] = 0.0;\n", "descent each_verdict", "plain"),
+    "a descent that goes on after its end": (
+        "descent.cu", "(record - RECORD)[4] > GOES_ON;", "(record - RECORD)[4] > SPOILED;", "descent each_verdict", "plain"),
+    "a learning rate that does not shrink": (
+        "descent.cu", "rate = learning_rate * ledger[FACTOR];", "rate = learning_rate;", "descent an_update", "plain"),
+    "the blank between equal symbols skipped": (
+        "ctc.cu", " && !(next % 2 == 1 && target[next / 2] != target[next / 2 - 1])", " && next % 2 == 0", "ctc", "plain"),
+    "a frame's paths begun before the last frame's are done": (
+        "ctc.cu", "            own[(long long)frame * states + state] = value;\n        }\n        __syncthreads();",
+        "            own[(long long)frame * states + state] = value;\n        }", "ctc", "plain"),
+    "a signal not mirrored before its start": (
+        "log_mel.cu", "position = position < 0 ? -position : position;", "position = max(position, 0);", "log_mel", "plain"),
+    "a spectrum read before it is whole": (
+        "log_mel.cu", "    __syncthreads();\n    float top = MINUS_INFINITY;\n    for (int band", "    float top = MINUS_INFINITY;\n    for (int band", "log_mel", "plain"),
 }
 
 
 def main() -> None:
-    test, work, launches = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    work, launches = Path(sys.argv[1]), Path(sys.argv[2])
+    tests = {"operations": sys.argv[3], "descent": sys.argv[4]}
     missed = []
-    for name, (file, original, planted, filter, check) in MUTANTS.items():
-        directory, kernels = work / check, work / "kernels"
-        text = (KERNELS / file).read_text()
-        if text.count(original) < 1:
-            raise SystemExit(f"mutants.py: {file} no longer has the place for {name!r}")
-        shutil.rmtree(kernels, ignore_errors=True)
-        # With the originals' times, so that only what is planted is compiled again.
-        shutil.copytree(KERNELS, kernels, ignore=shutil.ignore_patterns("ptx", "emulation", "__pycache__"))
-        (kernels / file).write_text(text.replace(original, planted, 1))
-        shutil.rmtree(directory, ignore_errors=True)
-        shutil.copytree(work / f"base-{check}", directory, copy_function=shutil.copy2)
-        built = subprocess.run([HERE / "build.sh", directory, check, kernels], capture_output=True, text=True)
-        if built.returncode:
-            raise SystemExit(f"{name}: {built.stderr}")
-        caught = not passes(check, directory, test, filter, launches)
-        print(f"{'caught' if caught else 'MISSED':7} {check:8} {name}", flush=True)
-        if not caught:
-            missed.append(name)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        running = {name: pool.submit(is_caught, index, mutant, work, launches, tests) for index, (name, mutant) in enumerate(MUTANTS.items())}
+        for name, caught in running.items():
+            print(f"{'caught' if caught.result() else 'MISSED':7} {MUTANTS[name][4]:8} {name}", flush=True)
+            if not caught.result():
+                missed.append(name)
     if missed:
         raise SystemExit(f"{len(missed)} planted bugs went unnoticed")
+
+
+def is_caught(index: int, mutant: tuple[str, ...], work: Path, launches: Path, tests: dict[str, str]) -> bool:
+    file, original, planted, filter, check = mutant
+    directory, kernels = work / f"mutant-{index}", work / f"kernels-{index}"
+    text = (KERNELS / file).read_text()
+    if text.count(original) < 1:
+        raise SystemExit(f"mutants.py: {file} no longer has {original!r}")
+    shutil.rmtree(kernels, ignore_errors=True)
+    # With the originals' times, so that only what is planted is compiled again.
+    shutil.copytree(KERNELS, kernels, ignore=shutil.ignore_patterns("ptx", "emulation", "__pycache__"))
+    (kernels / file).write_text(text.replace(original, planted, 1))
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(work / f"base-{check}", directory, copy_function=shutil.copy2)
+    built = subprocess.run([HERE / "build.sh", directory, check, kernels], capture_output=True, text=True)
+    if built.returncode:
+        raise SystemExit(f"{file}: {built.stderr}")
+    test, _, name = filter.rpartition(" ")
+    caught = not passes(check, directory, tests[test or "operations"], name, launches)
+    shutil.rmtree(directory)
+    shutil.rmtree(kernels)
+    return caught
 
 
 def passes(check: str, directory: Path, test: str, filter: str, launches: Path) -> bool:
@@ -93,7 +120,14 @@ def passes(check: str, directory: Path, test: str, filter: str, launches: Path) 
             libraries = [printed(f"-print-file-name={name}") for name in ("libasan.so", "libubsan.so")]
             environment["LD_PRELOAD"] = ":".join(libraries)
             environment["ASAN_OPTIONS"] = "detect_leaks=0:detect_stack_use_after_return=0"
-    return subprocess.run(command, env=environment, capture_output=True, timeout=300).returncode == 0
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    except subprocess.TimeoutExpired:
+        return False
+    # A filter that matches nothing would pass whatever is planted.
+    if check != "thread" and done.returncode == 0 and "running 0 tests" in done.stdout:
+        raise SystemExit(f"mutants.py: no test {filter!r} in {test}")
+    return done.returncode == 0
 
 
 def printed(option: str) -> str:

@@ -189,14 +189,17 @@ impl<B: Backend> Adapter<B> {
 
 /// Steps down the objective of the utterance that is loaded.
 pub(super) struct Descent<'a, B: Backend> {
-    config: &'a AdaptationConfig,
-    last_good: &'a mut Snapshot<B>,
-    kept_steps: &'a [usize],
+    pub(super) config: &'a AdaptationConfig,
+    pub(super) last_good: &'a mut Snapshot<B>,
+    pub(super) kept_steps: &'a [usize],
 }
 
 impl<B: Backend> Descent<'_, B> {
     /// From the present state, whose forward pass was the last.
     pub(super) fn run(&mut self, stepper: &mut Stepper<'_, B>, episode: &mut Episode) {
+        if self.run_unattended(stepper, episode) {
+            return;
+        }
         let steps = self.config.planned_steps();
         let target = match self.config.method {
             Method::Sdpl => greedy_labels(&episode.source_logits, stepper.classes(), stepper.blank()),

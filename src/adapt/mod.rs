@@ -1,16 +1,21 @@
 //! Adaptation: which tensors move, how a step is taken, and the policies that say when.
 
+mod batch;
 mod coherence;
-mod ctc_loss;
 mod episode;
+mod labels;
 mod parameters;
 mod policy;
 mod profile;
 mod stepper;
 mod stream;
+mod unattended;
 
-pub use ctc_loss::{CtcLoss, ctc_loss, greedy_labels, pseudo_label_loss};
+pub use crate::engine::{CtcLoss, ctc_loss, pseudo_label_loss};
+pub use batch::BatchAdapter;
+use episode::Descent;
 pub use episode::{Adapter, Episode};
+pub use labels::greedy_labels;
 pub use parameters::{AdaptedParameters, HostSnapshot, Selection, Snapshot};
 pub use policy::PolicyState;
 pub(crate) use profile::TEMPORARY_PREFIX;

@@ -1,6 +1,6 @@
 //! The adapted tensors, in one flat store: values, gradients and AdamW's two moments side by side.
 
-use crate::engine::{AdamW, Backend, EngineError, Slot};
+use crate::engine::{AdamW, Backend, EngineError, Judge, Says, Slot};
 use crate::model::{Kind, NamedTensor, OperandId, Parameters, Place, Weights};
 use crate::{Compatibility, ParameterChoice};
 use std::ops::Range;
@@ -269,6 +269,85 @@ impl<B: Backend> AdaptedParameters<B> {
         backend.fill_zero(backend.view_mut(&mut self.gradients, 0..len));
     }
 
+    /// The gradients, in the store's order.
+    pub(super) fn gradients(&self, backend: &B) -> B::View<'_> {
+        backend.view(&self.gradients, 0..backend.len(&self.gradients))
+    }
+
+    /// Optimizer steps taken, of all that stand.
+    pub(super) fn steps_taken(&self) -> u32 {
+        self.step
+    }
+
+    /// The same, of which a device's ledger tells.
+    pub(super) fn set_steps_taken(&mut self, steps: u32) {
+        self.step = steps;
+    }
+
+    /// Back to a snapshot where the ledger says so.
+    pub(super) fn restore_where(
+        &mut self,
+        backend: &B,
+        judge: &dyn Judge<B>,
+        ledger: B::View<'_>,
+        snapshot: &Snapshot<B>,
+    ) {
+        let all = 0..backend.len(&self.values);
+        for (from, to) in [
+            (&snapshot.values, &mut self.values),
+            (&snapshot.first_moment, &mut self.first_moment),
+            (&snapshot.second_moment, &mut self.second_moment),
+        ] {
+            let (from, to) = (backend.view(from, all.clone()), backend.view_mut(to, all.clone()));
+            judge.copy_where(Says::Restore, ledger, from, to);
+        }
+    }
+
+    /// State and gradients become the last good ones where the ledger says so.
+    pub(super) fn keep_where(
+        &self,
+        backend: &B,
+        judge: &dyn Judge<B>,
+        ledger: B::View<'_>,
+        snapshot: &mut Snapshot<B>,
+        gradients: &mut B::Buffer,
+    ) {
+        let all = 0..backend.len(&self.values);
+        for (from, to) in [
+            (&self.values, &mut snapshot.values),
+            (&self.first_moment, &mut snapshot.first_moment),
+            (&self.second_moment, &mut snapshot.second_moment),
+            (&self.gradients, gradients),
+        ] {
+            let (from, to) = (backend.view(from, all.clone()), backend.view_mut(to, all.clone()));
+            judge.copy_where(Says::Sound, ledger, from, to);
+        }
+    }
+
+    /// One optimizer step along gradients where the ledger says so; `at` is the ledger and the steps before it.
+    pub(super) fn update_where(
+        &mut self,
+        backend: &B,
+        judge: &dyn Judge<B>,
+        settings: &AdamW,
+        at: (B::View<'_>, B::View<'_>),
+        gradients: &B::Buffer,
+    ) {
+        for (range, multiplicity) in self.runs(|_| true) {
+            for repeat in 1..=multiplicity {
+                let part = |buffer| backend.view_mut(buffer, range.clone());
+                judge.adamw_where(
+                    settings,
+                    at.0,
+                    (at.1, multiplicity, repeat),
+                    part(&mut self.values),
+                    backend.view(gradients, range.clone()),
+                    [part(&mut self.first_moment), part(&mut self.second_moment)],
+                );
+            }
+        }
+    }
+
     /// Whether every adapted tensor's gradient is finite, and that of what shares an operand with one.
     pub fn gradients_are_finite(&self, backend: &B) -> bool {
         // One check, which on a GPU is one wait.
@@ -286,25 +365,34 @@ impl<B: Backend> AdaptedParameters<B> {
     }
 
     fn update_some(&mut self, backend: &B, settings: &AdamW, moves: impl Fn(&NamedTensor) -> bool) {
-        // Neighbours that move alike move at once.
-        let alike = |a: &Adapted, b: &Adapted| {
-            a.range.end == b.range.start && a.multiplicity == b.multiplicity && moves(&a.tensor) == moves(&b.tensor)
-        };
-        for run in self.adapted.chunk_by(alike).filter(|run| moves(&run[0].tensor)) {
-            let (first, last) = (&run[0], &run[run.len() - 1]);
-            for repeat in 1..=first.multiplicity {
-                let range = first.range.start..last.range.end;
+        for (range, multiplicity) in self.runs(moves) {
+            for repeat in 1..=multiplicity {
                 backend.adamw(
                     settings,
-                    self.step * first.multiplicity + repeat,
+                    self.step * multiplicity + repeat,
                     backend.view_mut(&mut self.values, range.clone()),
                     backend.view(&self.gradients, range.clone()),
                     backend.view_mut(&mut self.first_moment, range.clone()),
-                    backend.view_mut(&mut self.second_moment, range),
+                    backend.view_mut(&mut self.second_moment, range.clone()),
                 );
             }
         }
         self.step += 1;
+    }
+
+    /// Stretches of the store that move, and how often a step: neighbours that move alike move at once.
+    fn runs(&self, moves: impl Fn(&NamedTensor) -> bool) -> Vec<(Range<usize>, u32)> {
+        let alike = |a: &Adapted, b: &Adapted| {
+            a.range.end == b.range.start && a.multiplicity == b.multiplicity && moves(&a.tensor) == moves(&b.tensor)
+        };
+        let runs = self.adapted.chunk_by(alike).filter(|run| moves(&run[0].tensor));
+        runs.map(|run| (run[0].range.start..run[run.len() - 1].range.end, run[0].multiplicity))
+            .collect()
+    }
+
+    /// Values that the store holds: the adapted ones, and what shares an operand with them.
+    pub(super) fn stored(&self) -> usize {
+        self.slots.iter().flatten().map(Range::len).sum()
     }
 
     /// Whether a norm among the convolutions moves.

@@ -1,8 +1,11 @@
 //! The moves that adaptation is made of, on one model: load an utterance, run it, look at its objective, go down its
 //! gradient, keep a state and go back to one.
 
-use super::{AdaptedParameters, HostSnapshot, Selection, Snapshot, pseudo_label_loss};
-use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Pass, Replay, Rows};
+use super::unattended::Memory;
+use super::{AdaptedParameters, HostSnapshot, Selection, Snapshot};
+use crate::engine::{
+    AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Pass, PseudoLabel, Replay, Rows,
+};
 use crate::model::{Activations, CtcModel, KEEP_NOTHING};
 use crate::{AdaptationConfig, Compatibility};
 use std::sync::Arc;
@@ -12,21 +15,23 @@ const LOADED: &str = "an utterance is loaded";
 
 /// What a stepper works on: a model, the tensors of it that move, memory for the activations.
 pub(super) struct Bench<B: Backend> {
-    model: Arc<CtcModel<B>>,
-    terms: ObjectiveTerms,
+    pub(super) model: Arc<CtcModel<B>>,
+    pub(super) terms: ObjectiveTerms,
     optimizer: AdamW,
     over_time: bool,
     pub(super) parameters: AdaptedParameters<B>,
-    arena: Arena<B>,
+    pub(super) arena: Arena<B>,
+    /// For descents that the device decides.
+    pub(super) unattended: Option<Memory<B>>,
     /// For [`Replay`].
-    owner: u64,
+    pub(super) owner: u64,
     /// What lies below is computed once an utterance, and nothing is kept of it.
     lowest: usize,
     keep_from: usize,
     loaded: Option<Activations>,
     /// The stage that the next forward pass starts at.
     from: usize,
-    passes: Passes,
+    pub(super) passes: Passes,
 }
 
 /// Passes computed.
@@ -56,6 +61,7 @@ impl<B: Backend> Bench<B> {
             optimizer: AdamW::suta(config.learning_rate),
             over_time: config.compatibility == Compatibility::Suta,
             arena: Arena::new(backend, 0)?,
+            unattended: Memory::new(backend, config, parameters.stored())?,
             owner: Replay::new_owner(),
             keep_from: if steps > 0 { lowest } else { KEEP_NOTHING },
             parameters,
@@ -118,8 +124,8 @@ pub(super) trait Moves {
 
 /// A bench's moves on a backend.
 pub(super) struct Stepper<'a, B: Backend> {
-    backend: &'a B,
-    bench: &'a mut Bench<B>,
+    pub(super) backend: &'a B,
+    pub(super) bench: &'a mut Bench<B>,
 }
 
 impl<B: Backend> Stepper<'_, B> {
@@ -131,41 +137,49 @@ impl<B: Backend> Stepper<'_, B> {
             return Ok(0);
         };
         bench.arena.reserve(backend, &plan)?;
+        if let Some(unattended) = &mut bench.unattended {
+            unattended.reserve(backend, activations.logits().len)?;
+        }
         bench.model.load_input(backend, &mut bench.arena, &activations, input);
         let frames = activations.output_frames();
         (bench.loaded, bench.from) = (Some(activations), 0);
         Ok(frames)
     }
 
-    fn activations(&self) -> &Activations {
+    pub(super) fn activations(&self) -> &Activations {
         self.bench.loaded.as_ref().expect(LOADED)
     }
 
     /// Runs the loaded utterance; after the first time from the lowest adapted stage only.
     pub(super) fn forward(&mut self) {
+        let replay = self.replay(Pass::Forward, self.bench.from);
+        self.backend.replayable(replay, || self.forward_pass());
+        self.bench.from = self.bench.lowest;
+        self.bench.passes.forwards += 1;
+    }
+
+    /// The pass itself.
+    pub(super) fn forward_pass(&mut self) {
         let Bench {
             model,
             parameters,
             arena,
             loaded,
             from,
-            lowest,
-            passes,
-            owner,
             ..
         } = &mut *self.bench;
         let activations = loaded.as_ref().expect(LOADED);
-        let replay = Replay {
-            owner: *owner,
-            pass: Pass::Forward,
-            stage: *from,
-            values: activations.values(),
-        };
-        self.backend.replayable(replay, || {
-            model.forward(self.backend, parameters, arena, activations, *from);
-        });
-        *from = *lowest;
-        passes.forwards += 1;
+        model.forward(self.backend, parameters, arena, activations, *from);
+    }
+
+    /// The name of what is done again and again with the loaded utterance.
+    pub(super) fn replay(&self, pass: Pass, stage: usize) -> Replay {
+        Replay {
+            owner: self.bench.owner,
+            pass,
+            stage,
+            values: self.activations().values(),
+        }
     }
 
     /// The last forward pass's logits, `[T, V]`.
@@ -211,17 +225,24 @@ impl<B: Backend> Stepper<'_, B> {
 
     /// CTC of a target, divided by its length; its gradient takes the place of the objective's.
     pub(super) fn pseudo_label(&mut self, target: &[usize]) -> f64 {
-        let (loss, gradient) = self.pseudo_label_gradient(target);
-        self.set_gradient(&gradient);
-        loss
+        let (cols, bench) = (self.classes(), &mut *self.bench);
+        let activations = bench.loaded.as_ref().expect(LOADED);
+        let label = PseudoLabel {
+            target,
+            blank: bench.terms.blank,
+            over_time: bench.over_time,
+        };
+        let rows = activations.output_frames();
+        let ([logits], [dlogits]) = bench
+            .arena
+            .split(self.backend, [activations.logits()], [activations.dlogits()]);
+        self.backend.pseudo_label(&label, Rows { rows, cols }, logits, dlogits)
     }
 
     /// The same, and the gradient with respect to the logits, `[T, V]`, on the host.
-    pub(super) fn pseudo_label_gradient(&self, target: &[usize]) -> (f64, Vec<f32>) {
-        let (logits, classes, blank) = (self.logits(), self.classes(), self.blank());
-        let mut gradient = vec![0.0; logits.len()];
-        let loss = pseudo_label_loss(&logits, classes, target, blank, self.bench.over_time, &mut gradient);
-        (loss, gradient)
+    pub(super) fn pseudo_label_gradient(&mut self, target: &[usize]) -> (f64, Vec<f32>) {
+        let loss = self.pseudo_label(target);
+        (loss, self.gradient())
     }
 
     /// Puts a gradient with respect to the logits, `[T, V]`, in the place of the objective's.
@@ -265,26 +286,25 @@ impl<B: Backend> Stepper<'_, B> {
 
     /// The same where the objective also has a gradient with respect to the convolutions' output.
     pub(super) fn backward_with(&mut self, dfeatures: Option<&[f32]>) {
-        let bench = &mut *self.bench;
-        let activations = bench.loaded.as_ref().expect(LOADED);
-        let replay = Replay {
-            owner: bench.owner,
-            pass: Pass::Backward,
-            stage: bench.lowest,
-            values: activations.values(),
-        };
-        let mut backward = || {
-            let (parameters, arena) = (&mut bench.parameters, &mut bench.arena);
-            bench
-                .model
-                .backward_with(self.backend, parameters, arena, activations, dfeatures);
-        };
         match dfeatures {
             // What comes from the host differs from pass to pass.
-            Some(_) => backward(),
-            None => self.backend.replayable(replay, backward),
+            Some(_) => self.backward_pass(dfeatures),
+            None => {
+                let replay = self.replay(Pass::Backward, self.bench.lowest);
+                self.backend.replayable(replay, || self.backward_pass(None));
+            }
         }
-        bench.passes.backwards += 1;
+        self.bench.passes.backwards += 1;
+    }
+
+    /// The pass itself.
+    pub(super) fn backward_pass(&mut self, dfeatures: Option<&[f32]>) {
+        let bench = &mut *self.bench;
+        let activations = bench.loaded.as_ref().expect(LOADED);
+        let (parameters, arena) = (&mut bench.parameters, &mut bench.arena);
+        bench
+            .model
+            .backward_with(self.backend, parameters, arena, activations, dfeatures);
     }
 
     /// Whether every gradient is finite.

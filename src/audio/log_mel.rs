@@ -37,6 +37,21 @@ impl LogMel {
         }
     }
 
+    /// Samples of one analysis window.
+    pub const WINDOW: usize = WINDOW;
+
+    /// For a device that computes them: the cosines of a turn in [`LogMel::WINDOW`] parts, and all bands' weights of all
+    /// frequencies, `[bands, 201]`.
+    pub fn tables(bands: usize) -> (Vec<f64>, Vec<f64>) {
+        let turn = 2.0 * std::f64::consts::PI / WINDOW as f64;
+        let cosines = (0..WINDOW).map(|n| (turn * n as f64).cos()).collect();
+        let mut weights = vec![0.0; bands * BINS];
+        for (filter, row) in filters(bands).iter().zip(weights.chunks_exact_mut(BINS)) {
+            row[filter.first..filter.first + filter.weights.len()].copy_from_slice(&filter.weights);
+        }
+        (cosines, weights)
+    }
+
     /// How many frames so many samples give.
     pub fn frames(samples: usize) -> usize {
         samples / HOP

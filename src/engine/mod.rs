@@ -6,14 +6,18 @@
 
 mod arena;
 pub mod cpu;
+mod ctc;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod ledger;
 mod shapes;
 
 pub use arena::{Arena, ArenaPlan, Slot};
+pub use ctc::{CtcLoss, ctc_loss, pseudo_label_loss};
+pub use ledger::{Judge, Ledger, Rules, Says, Verdict, to_values};
 pub use shapes::{
     AdamW, Attention, BiasAndGradient, Conv1d, CrossAttention, GroupedConv1d, Linear, ObjectiveTerms, ObjectiveValue,
-    RelativeBias, RelativeBiasGradient, Rows,
+    PseudoLabel, RelativeBias, RelativeBiasGradient, Rows,
 };
 
 use std::ops::Range;
@@ -92,6 +96,10 @@ pub enum Pass {
     Forward,
     /// Down to a stage.
     Backward,
+    /// A whole step of a descent that the device decides; the stage is how many there are.
+    Step,
+    /// What follows the last one.
+    Judgement,
 }
 
 impl Replay {
@@ -121,6 +129,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// failure nothing is computed any more, what is downloaded is NaN, and this says why.
     fn status(&self) -> Result<(), EngineError> {
         Ok(())
+    }
+
+    /// What a descent is decided by on the device itself, where it can do that.
+    fn judge(&self) -> Option<&dyn Judge<Self>> {
+        None
     }
 
     /// Does work that may have been done before. A device may keep a record of it and replay that.
@@ -420,6 +433,15 @@ pub trait Backend: Send + Sync + Sized + 'static {
         logits: Self::View<'_>,
         dlogits: Self::ViewMut<'_>,
     ) -> ObjectiveValue;
+
+    /// The pseudo-label objective ([`pseudo_label_loss`]) and its gradient with respect to the logits, both `[T, V]`.
+    fn pseudo_label(
+        &self,
+        label: &PseudoLabel<'_>,
+        shape: Rows,
+        logits: Self::View<'_>,
+        dlogits: Self::ViewMut<'_>,
+    ) -> f64;
 
     /// One AdamW update of a stretch of parameters, `step` counted from 1.
     fn adamw(

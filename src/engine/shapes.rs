@@ -198,6 +198,17 @@ pub struct ObjectiveTerms {
     pub blank: usize,
 }
 
+/// What [`crate::engine::Backend::pseudo_label`] goes towards.
+#[derive(Debug, Clone, Copy)]
+pub struct PseudoLabel<'a> {
+    /// The target, without blanks.
+    pub target: &'a [usize],
+    /// Index of the CTC blank.
+    pub blank: usize,
+    /// Softmax over the frames instead of the symbols, as SUTA's published code has it.
+    pub over_time: bool,
+}
+
 /// The objective's value on one utterance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ObjectiveValue {

@@ -2,13 +2,14 @@
 
 use super::checkpoint::Checkpoint;
 use super::decoder::Decoder;
-use super::layers::{LayerNorm, LinearLayer};
+use super::layers::{LayerNorm, LinearLayer, rows_of};
 use super::tensors::{OperandId, Place, WeightsBuilder};
 use super::transformer::{Transformer, TransformerActivations};
 use super::wav2vec2::{Wav2Vec2Activations, Wav2Vec2Frontend};
 use super::whisper::{WhisperActivations, WhisperFrontend};
 use super::{FrontendConfig, ModelConfig, ModelError, Parameters, Weights};
 use crate::engine::{Arena, ArenaPlan, Backend, Slot};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// For [`CtcModel::plan`]: every layer keeps what a backward pass reads.
@@ -54,16 +55,23 @@ struct Output {
     head: Option<LinearLayer>,
 }
 
-/// Where the activations of one input length lie.
+/// Where the activations of one input lie, or of several that are passed through together, behind each other.
 pub struct Activations {
     rows: usize,
     values: usize,
-    frontend: FrontendActivations,
+    frontends: Vec<FrontendActivations>,
+    utterances: Vec<Utterance>,
     transformer: TransformerActivations,
     normed: Slot,
     statistics: Slot,
     logits: Slot,
     dlogits: Slot,
+}
+
+/// An input's place among those passed through together.
+struct Utterance {
+    values: usize,
+    rows: Range<usize>,
 }
 
 enum FrontendActivations {
@@ -77,7 +85,12 @@ impl Activations {
         self.rows
     }
 
-    /// Values of the input.
+    /// The rows of each utterance's logits.
+    pub fn utterance_rows(&self) -> Vec<Range<usize>> {
+        self.utterances.iter().map(|utterance| utterance.rows.clone()).collect()
+    }
+
+    /// Values of the input, or of all inputs.
     pub fn values(&self) -> usize {
         self.values
     }
@@ -100,9 +113,9 @@ impl Activations {
     /// The convolutions' output `[T, C]` and C, where there are norms among them (wav2vec2's). Valid after a forward pass
     /// when the convolutions' stages were kept.
     pub fn features(&self) -> Option<(Slot, usize)> {
-        match &self.frontend {
-            FrontendActivations::Whisper(_) => None,
-            FrontendActivations::Wav2Vec2(a) => Some((a.features(), a.features().len / self.rows)),
+        match &self.frontends[..] {
+            [FrontendActivations::Wav2Vec2(a)] => Some((a.features(), a.features().len / self.rows)),
+            _ => None,
         }
     }
 
@@ -200,19 +213,34 @@ impl<B: Backend> CtcModel<B> {
     ///
     /// Panics when it is longer than [`ModelConfig::most_input_values`].
     pub fn plan(&self, backend: &B, values: usize, keep_from: usize) -> Option<(ArenaPlan, Activations)> {
-        assert!(values <= self.config.most_input_values(), "{values} input values");
+        self.plan_batch(backend, &[values], keep_from)
+    }
+
+    /// The same of inputs that are passed through together, of any lengths; see [`CtcModel::takes_batches`].
+    pub fn plan_batch(&self, backend: &B, inputs: &[usize], keep_from: usize) -> Option<(ArenaPlan, Activations)> {
         let mut plan = ArenaPlan::default();
-        let (frontend, rows) = match &self.frontend {
-            Frontend::Whisper(frontend) => {
-                let (activations, rows) = frontend.plan(&mut plan, values, keep_from)?;
-                (FrontendActivations::Whisper(activations), rows)
-            }
-            Frontend::Wav2Vec2(frontend) => {
-                let (activations, rows) = frontend.plan(backend, &mut plan, values, keep_from)?;
-                (FrontendActivations::Wav2Vec2(activations), rows)
-            }
-        };
-        let transformer = self.transformer.plan(backend, &mut plan, rows, keep_from);
+        let (mut frontends, mut utterances, mut rows) = (Vec::new(), Vec::new(), 0);
+        for &values in inputs {
+            assert!(values <= self.config.most_input_values(), "{values} input values");
+            let (frontend, own) = match &self.frontend {
+                Frontend::Whisper(frontend) => {
+                    let (activations, rows) = frontend.plan(&mut plan, values, keep_from)?;
+                    (FrontendActivations::Whisper(activations), rows)
+                }
+                Frontend::Wav2Vec2(frontend) => {
+                    let (activations, rows) = frontend.plan(backend, &mut plan, values, keep_from)?;
+                    (FrontendActivations::Wav2Vec2(activations), rows)
+                }
+            };
+            frontends.push(frontend);
+            utterances.push(Utterance {
+                values,
+                rows: rows..rows + own,
+            });
+            rows += own;
+        }
+        let all = utterances.iter().map(|utterance| utterance.rows.clone()).collect();
+        let transformer = self.transformer.plan(backend, &mut plan, all, keep_from);
         let width = self.config.transformer.width;
         let normed = match self.output.norm {
             Some(_) => plan.slot(rows * width),
@@ -220,8 +248,9 @@ impl<B: Backend> CtcModel<B> {
         };
         let activations = Activations {
             rows,
-            values,
-            frontend,
+            values: inputs.iter().sum(),
+            frontends,
+            utterances,
             normed,
             statistics: plan.slot(rows * 2),
             logits: plan.slot(rows * self.config.vocab_size),
@@ -234,12 +263,22 @@ impl<B: Backend> CtcModel<B> {
     /// Puts the input in place.
     pub fn load_input(&self, backend: &B, arena: &mut Arena<B>, activations: &Activations, values: &[f32]) {
         assert_eq!(values.len(), activations.values);
-        match (&self.frontend, &activations.frontend) {
-            (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
-                frontend.load_input(backend, arena, a, values)
+        self.load_inputs(backend, arena, activations, &[values]);
+    }
+
+    /// Several inputs, of a batch.
+    pub fn load_inputs(&self, backend: &B, arena: &mut Arena<B>, activations: &Activations, inputs: &[&[f32]]) {
+        assert_eq!(inputs.len(), activations.utterances.len());
+        let places = activations.utterances.iter().zip(&activations.frontends);
+        for (values, (utterance, a)) in inputs.iter().zip(places) {
+            assert_eq!(values.len(), utterance.values);
+            match (&self.frontend, a) {
+                (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
+                    frontend.load_input(backend, arena, a, values)
+                }
+                (Frontend::Wav2Vec2(_), FrontendActivations::Wav2Vec2(a)) => a.load_input(backend, arena, values),
+                _ => unreachable!("activations of another model"),
             }
-            (Frontend::Wav2Vec2(_), FrontendActivations::Wav2Vec2(a)) => a.load_input(backend, arena, values),
-            _ => unreachable!("activations of another model"),
         }
     }
 
@@ -253,21 +292,25 @@ impl<B: Backend> CtcModel<B> {
         a: &Activations,
         from: usize,
     ) {
-        let output = a.transformer.input();
-        match (&self.frontend, &a.frontend) {
-            (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
-                frontend.forward(backend, parameters, arena, a, output, from)
+        let width = self.config.transformer.width;
+        for (index, (utterance, own)) in a.utterances.iter().zip(&a.frontends).enumerate() {
+            parameters.turn_to(index);
+            let output = rows_of(a.transformer.input(), &utterance.rows, width);
+            match (&self.frontend, own) {
+                (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
+                    frontend.forward(backend, parameters, arena, a, output, from)
+                }
+                (Frontend::Wav2Vec2(frontend), FrontendActivations::Wav2Vec2(a)) => {
+                    frontend.forward(backend, parameters, arena, a, output, from)
+                }
+                _ => unreachable!("activations of another model"),
             }
-            (Frontend::Wav2Vec2(frontend), FrontendActivations::Wav2Vec2(a)) => {
-                frontend.forward(backend, parameters, arena, a, output, from)
-            }
-            _ => unreachable!("activations of another model"),
         }
         self.transformer
             .forward(backend, parameters, arena, &a.transformer, from);
         if let Some(norm) = &self.output.norm {
             let (x, statistics) = (a.transformer.output, a.statistics);
-            norm.forward(backend, parameters, arena, a.rows, x, a.normed, statistics);
+            norm.forward_each(backend, parameters, arena, &a.utterance_rows(), x, a.normed, statistics);
         }
         if let Some(head) = &self.output.head {
             head.forward(backend, parameters, arena, a.rows, a.normed, a.logits, false);
@@ -300,11 +343,11 @@ impl<B: Backend> CtcModel<B> {
                 head.backward_input(backend, parameters, arena, a.rows, a.dlogits, scratch, false);
                 let below = lowest < self.transformer.end_stage();
                 let saved = (a.transformer.output, a.statistics);
-                norm.backward(
+                norm.backward_each(
                     backend,
                     parameters,
                     arena,
-                    a.rows,
+                    &a.utterance_rows(),
                     saved,
                     scratch,
                     below.then_some((stream, false)),
@@ -317,15 +360,28 @@ impl<B: Backend> CtcModel<B> {
         if lowest >= self.frontend.stages() {
             return;
         }
-        match (&self.frontend, &a.frontend) {
-            (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
-                frontend.backward(backend, parameters, arena, a, streams.0, lowest)
+        let width = self.config.transformer.width;
+        for (index, (utterance, own)) in a.utterances.iter().zip(&a.frontends).enumerate() {
+            parameters.turn_to(index);
+            let part = |slot| rows_of(slot, &utterance.rows, width);
+            match (&self.frontend, own) {
+                (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
+                    frontend.backward(backend, parameters, arena, a, part(streams.0), lowest)
+                }
+                (Frontend::Wav2Vec2(frontend), FrontendActivations::Wav2Vec2(a)) => {
+                    let streams = (part(streams.0), part(streams.1));
+                    frontend.backward(backend, parameters, arena, a, streams, (lowest, dfeatures))
+                }
+                _ => unreachable!("activations of another model"),
             }
-            (Frontend::Wav2Vec2(frontend), FrontendActivations::Wav2Vec2(a)) => {
-                frontend.backward(backend, parameters, arena, a, streams, (lowest, dfeatures))
-            }
-            _ => unreachable!("activations of another model"),
         }
+    }
+
+    /// Whether several utterances, each with its own values of what is adapted, can be passed through together: where no
+    /// linear layer of the transformer or of the output moves, and no attention bias depends on the length (WavLM's).
+    pub fn takes_batches(&self, parameters: &impl Parameters<B>) -> bool {
+        let head = self.output.head.iter().flat_map(LinearLayer::operands);
+        self.transformer.takes_batches(parameters) && head.into_iter().all(|id| !parameters.is_adapted(id))
     }
 
     /// The lowest stage with an adapted operand: forward passes may start there, backward passes end there.

@@ -3,6 +3,7 @@
 use super::tensors::{Kind, Layout, OperandId, Piece, WeightsBuilder};
 use super::{ModelError, Parameters};
 use crate::engine::{Arena, Backend, Linear, Rows, Slot};
+use std::ops::Range;
 
 /// A linear layer's operands.
 #[derive(Debug, Clone, Copy)]
@@ -221,6 +222,52 @@ impl LayerNorm {
             backend.layer_norm_backward_input(shape, x, statistics, weight, dy, dx, accumulate);
         }
     }
+}
+
+impl LayerNorm {
+    /// [`LayerNorm::forward`] of utterances whose rows lie behind each other, each with its own γ and β.
+    pub(super) fn forward_each<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        utterances: &[Range<usize>],
+        x: Slot,
+        y: Slot,
+        statistics: Slot,
+    ) {
+        for (index, rows) in utterances.iter().enumerate() {
+            parameters.turn_to(index);
+            let [x, y] = [x, y].map(|slot| rows_of(slot, rows, self.cols));
+            let statistics = rows_of(statistics, rows, 2);
+            self.forward(backend, parameters, arena, rows.len(), x, y, statistics);
+        }
+    }
+
+    /// [`LayerNorm::backward`], the same way.
+    pub(super) fn backward_each<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &mut impl Parameters<B>,
+        arena: &mut Arena<B>,
+        utterances: &[Range<usize>],
+        (x, statistics): (Slot, Slot),
+        dy: Slot,
+        input: Option<(Slot, bool)>,
+    ) {
+        for (index, rows) in utterances.iter().enumerate() {
+            parameters.turn_to(index);
+            let part = |slot| rows_of(slot, rows, self.cols);
+            let saved = (part(x), rows_of(statistics, rows, 2));
+            let input = input.map(|(dx, accumulate)| (part(dx), accumulate));
+            self.backward(backend, parameters, arena, rows.len(), saved, part(dy), input);
+        }
+    }
+}
+
+/// Some rows of a slot whose rows have so many values.
+pub(super) fn rows_of(slot: Slot, rows: &Range<usize>, cols: usize) -> Slot {
+    slot.part(rows.start * cols, rows.len() * cols)
 }
 
 /// In place: `slot = gelu(slot)`.

@@ -61,6 +61,8 @@ impl<B: Backend> Parameters<B> for SourceParameters<B> {
 
 /// Where a model's passes find the values of its operands, and leave gradients.
 pub trait Parameters<B: Backend> {
+    /// From now on means the values of this one of the utterances that are passed through together, where each has its own.
+    fn turn_to(&self, _utterance: usize) {}
     /// The operand's current values: adapted ones, or the source model's.
     fn value(&self, backend: &B, id: OperandId) -> B::View<'_>;
     /// Whether any part of the operand is adapted.

@@ -4,11 +4,14 @@
 //! Stages count upwards from the input, two a layer: its attention, its feed-forward part. A pass may start at any
 //! stage whose input was kept, and a backward pass ends at the lowest stage that is adapted.
 
+mod scores;
+
 use super::layers::{LayerNorm, LinearLayer, copy, gelu, gelu_backward};
 use super::relative::{RelativeActivations, RelativeLayer, RelativePositions};
 use super::tensors::{OperandId, Place, WeightsBuilder};
 use super::{ModelError, Parameters};
-use crate::engine::{Arena, ArenaPlan, Attention, Backend, RelativeBias, RelativeBiasGradient, Slot};
+use crate::engine::{Arena, ArenaPlan, Attention, Backend, Slot};
+use std::ops::Range;
 
 /// Sizes, and where the norms are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +72,8 @@ impl Layer {
 /// Where the layers' activations lie.
 pub(super) struct TransformerActivations {
     rows: usize,
+    /// The rows of each utterance.
+    utterances: Vec<Range<usize>>,
     layers: Vec<LayerActivations>,
     /// The last layer's output.
     pub(super) output: Slot,
@@ -184,15 +189,17 @@ impl Transformer {
         }
     }
 
-    /// Slots for `rows` frames. Layers from the stage `keep_from` upwards keep what a backward pass reads; those below
+    /// Slots for the rows of some utterances, which lie behind each other. Layers from the stage `keep_from` upwards keep what a backward pass reads; those below
     /// share one set.
     pub(super) fn plan<B: Backend>(
         &self,
         backend: &B,
         plan: &mut ArenaPlan,
-        rows: usize,
+        utterances: Vec<Range<usize>>,
         keep_from: usize,
     ) -> TransformerActivations {
+        let rows = utterances.last().map_or(0, |last| last.end);
+        let longest = utterances.iter().map(Range::len).max().unwrap_or(0);
         let (d, heads) = (self.config.width, self.config.heads);
         let gated = self.relative.is_some() as usize;
         let layer = |plan: &mut ArenaPlan| {
@@ -235,6 +242,7 @@ impl Transformer {
         };
         TransformerActivations {
             rows,
+            utterances,
             layers,
             output,
             relative: self
@@ -245,7 +253,7 @@ impl Transformer {
             other: plan.slot(backward * rows * d),
             normed: plan.slot(rows * d),
             wide: plan.slot(rows * self.config.ffn),
-            attention_scratch: plan.slot(backend.attention_scratch(self.shape(rows))),
+            attention_scratch: plan.slot(backend.attention_scratch(self.shape(longest))),
             dattention: plan.slot(backward * rows * d),
             dqkv: plan.slot(backward * rows * 3 * d),
         }
@@ -286,9 +294,15 @@ impl Transformer {
         let rows = a.rows;
         let x = if self.config.norm_first {
             let statistics = slots.attention_statistics;
-            layer
-                .attention_norm
-                .forward(backend, parameters, arena, rows, slots.input, a.normed, statistics);
+            layer.attention_norm.forward_each(
+                backend,
+                parameters,
+                arena,
+                &a.utterances,
+                slots.input,
+                a.normed,
+                statistics,
+            );
             a.normed
         } else {
             slots.input
@@ -297,14 +311,9 @@ impl Transformer {
         if let Some(relative) = &layer.relative {
             relative.forward(backend, parameters, arena, rows, x, slots.gate_projection, slots.gate);
         }
-        let table = a.relative.as_ref().map_or(slots.gate, |relative| relative.table);
-        let ([qkv, gate, table], [out, log_sum_exp, scratch]) = arena.split(
-            backend,
-            [slots.qkv, slots.gate, table],
-            [slots.attention_out, slots.log_sum_exp, a.attention_scratch],
-        );
-        let bias = layer.relative.as_ref().map(|_| RelativeBias { gate, table });
-        backend.attention(self.shape(rows), qkv, bias, out, log_sum_exp, scratch);
+        for rows in &a.utterances {
+            self.forward_scores(backend, arena, a, slots, rows);
+        }
         // The residual joins.
         let sum = if self.config.norm_first {
             slots.middle
@@ -319,7 +328,7 @@ impl Transformer {
             let statistics = slots.attention_statistics;
             layer
                 .attention_norm
-                .forward(backend, parameters, arena, rows, sum, slots.middle, statistics);
+                .forward_each(backend, parameters, arena, &a.utterances, sum, slots.middle, statistics);
         }
     }
 
@@ -335,9 +344,15 @@ impl Transformer {
     ) {
         let (rows, statistics) = (a.rows, slots.ffn_statistics);
         let (x, sum) = if self.config.norm_first {
-            layer
-                .ffn_norm
-                .forward(backend, parameters, arena, rows, slots.middle, a.normed, statistics);
+            layer.ffn_norm.forward_each(
+                backend,
+                parameters,
+                arena,
+                &a.utterances,
+                slots.middle,
+                a.normed,
+                statistics,
+            );
             (a.normed, next)
         } else {
             (slots.middle, slots.ffn_norm_input)
@@ -350,7 +365,7 @@ impl Transformer {
         if !self.config.norm_first {
             layer
                 .ffn_norm
-                .forward(backend, parameters, arena, rows, sum, next, statistics);
+                .forward_each(backend, parameters, arena, &a.utterances, sum, next, statistics);
         }
     }
 
@@ -378,7 +393,15 @@ impl Transformer {
                 // Norms after a part turn the stream into the sum's gradient first.
                 if !self.config.norm_first {
                     let (norm, saved) = layer.norm(slots, is_ffn);
-                    norm.backward(backend, parameters, arena, a.rows, saved, stream, Some((other, false)));
+                    norm.backward_each(
+                        backend,
+                        parameters,
+                        arena,
+                        &a.utterances,
+                        saved,
+                        stream,
+                        Some((other, false)),
+                    );
                     std::mem::swap(&mut stream, &mut other);
                 }
                 // The part's input's gradient: apart when a norm comes next, else straight to the residual's.
@@ -395,7 +418,7 @@ impl Transformer {
                 if self.config.norm_first {
                     let (norm, saved) = layer.norm(slots, is_ffn);
                     let input = below.then_some((stream, true));
-                    norm.backward(backend, parameters, arena, a.rows, saved, a.normed, input);
+                    norm.backward_each(backend, parameters, arena, &a.utterances, saved, a.normed, input);
                 }
             }
         }
@@ -464,30 +487,8 @@ impl Transformer {
         layer
             .out
             .backward_input(backend, parameters, arena, rows, dy, a.dattention, false);
-        let reads = [slots.qkv, slots.attention_out, slots.log_sum_exp, a.dattention];
-        match &a.relative {
-            None => {
-                let ([qkv, out, log_sum_exp, dout], [dqkv, scratch]) =
-                    arena.split(backend, reads, [a.dqkv, a.attention_scratch]);
-                backend.attention_backward(self.shape(rows), qkv, None, out, log_sum_exp, dout, dqkv, scratch);
-            }
-            Some(relative) => {
-                let [qkv, out, log_sum_exp, dout] = reads;
-                let reads = [qkv, out, log_sum_exp, dout, slots.gate, relative.table];
-                let writes = [a.dqkv, a.attention_scratch, relative.dgate, relative.dtable];
-                let ([qkv, out, log_sum_exp, dout, gate, table], [dqkv, scratch, dgate, dtable]) =
-                    arena.split(backend, reads, writes);
-                let wanted = self
-                    .relative
-                    .as_ref()
-                    .is_some_and(|positions| parameters.is_adapted(positions.embedding()));
-                let gradient = RelativeBiasGradient {
-                    gate: dgate,
-                    table: wanted.then_some(dtable),
-                };
-                let bias = Some((RelativeBias { gate, table }, gradient));
-                backend.attention_backward(self.shape(rows), qkv, bias, out, log_sum_exp, dout, dqkv, scratch);
-            }
+        for rows in &a.utterances {
+            self.backward_scores(backend, parameters, arena, a, slots, rows);
         }
         let weights_adapted = parameters.is_adapted(layer.qkv.weight)
             || layer
@@ -526,9 +527,22 @@ impl Transformer {
         }
         if wanted {
             let (norm, (x, statistics)) = layer.norm(slots, is_ffn);
-            norm.forward(backend, parameters, arena, a.rows, x, a.normed, statistics);
+            norm.forward_each(backend, parameters, arena, &a.utterances, x, a.normed, statistics);
         }
         a.normed
+    }
+
+    /// Whether several utterances can be passed through at once: all that is adapted here is norms, and no bias depends on
+    /// an utterance's length.
+    pub(super) fn takes_batches<B: Backend>(&self, parameters: &impl Parameters<B>) -> bool {
+        let shared = |layer: &Layer| {
+            let linear = [&layer.qkv, &layer.out, &layer.fc1, &layer.fc2];
+            linear
+                .into_iter()
+                .flat_map(LinearLayer::operands)
+                .all(|id| !parameters.is_adapted(id))
+        };
+        self.relative.is_none() && self.layers.iter().all(shared)
     }
 
     /// The lowest stage with an adapted operand, if any.

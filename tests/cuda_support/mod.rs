@@ -4,6 +4,7 @@
 
 use aurist::engine::cuda::{CudaBackend, CudaDevice, device_count};
 use aurist::engine::{Backend, Slot};
+use std::ffi::{c_char, c_int, c_void};
 use std::sync::{Arc, OnceLock};
 
 /// The device, opened once; `None`, said aloud, where there is none. With AURIST_GPU_TESTS set there must be one.
@@ -118,4 +119,35 @@ macro_rules! compare {
             $crate::cuda_support::assert_same(&case, &outputs, &expected, $tolerance);
         }
     }};
+}
+
+/// What the emulated driver counts; `None` on a GPU.
+#[derive(Debug, Clone, Copy)]
+pub enum Count {
+    /// Of device and pinned memory.
+    Allocations = 0,
+    /// Times that the host waited for the device.
+    Waits = 1,
+    /// Graphs made of recorded work.
+    Graphs = 2,
+}
+
+unsafe extern "C" {
+    fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
+    fn dlsym(library: *mut c_void, name: *const c_char) -> *mut c_void;
+}
+
+/// Of all backends in this process: a test that counts must be alone in it, or take turns.
+pub fn counted(of: Count) -> Option<u64> {
+    const RTLD_NOW: c_int = 2;
+    // SAFETY: the library is loaded already, by the device; its function is what driver.cpp says.
+    unsafe {
+        let library = dlopen(c"libcuda.so".as_ptr(), RTLD_NOW);
+        assert!(!library.is_null());
+        let function = dlsym(library, c"emulated_count".as_ptr());
+        (!function.is_null()).then(|| {
+            let function: extern "C" fn(c_int) -> u64 = std::mem::transmute(function);
+            function(of as c_int)
+        })
+    }
 }

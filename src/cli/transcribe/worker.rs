@@ -413,7 +413,7 @@ fn is_plain(path: &Path) -> std::io::Result<bool> {
 }
 
 /// One recording, from sound to transcript; `None` if the run was interrupted. Holds one chunk and one utterance of
-/// audio at a time, so that a recording of hours needs no more memory than one of seconds.
+/// audio at a time, or the few that a GPU takes together, so that a recording of hours needs no more memory than one of seconds.
 fn transcribe(
     job: &Job,
     index: usize,
@@ -434,10 +434,16 @@ fn transcribe(
     let mut segmenter = job.recognizer.segmenter();
     let mut transcript = Transcript::default();
     let mut samples = 0_usize;
+    // Utterances that wait for others, to be transcribed together.
+    let mut waiting: Vec<Segment> = Vec::new();
     while let Some(chunk) = reader.next_chunk()? {
         samples += chunk.len();
-        if !recognize(job, session, &segmenter.push(&chunk), &mut transcript)? {
-            return Ok(None);
+        waiting.extend(segmenter.push(&chunk));
+        if session.are_enough(waiting.iter().map(|segment| segment.samples.len())) {
+            if !recognize(job, session, &waiting, &mut transcript)? {
+                return Ok(None);
+            }
+            waiting.clear();
         }
         // Decoding runs ahead of recognition by an utterance; only in silence is what is decoded also done with.
         let recognised = transcript.utterances.last().map_or(0.0, |utterance| utterance.end);
@@ -449,7 +455,8 @@ fn transcribe(
             fraction,
         });
     }
-    if !recognize(job, session, &segmenter.finish(), &mut transcript)? {
+    waiting.extend(segmenter.finish());
+    if !recognize(job, session, &waiting, &mut transcript)? {
         return Ok(None);
     }
     transcript.duration = seconds(samples);
@@ -491,16 +498,31 @@ fn recognize(
     segments: &[Segment],
     transcript: &mut Transcript,
 ) -> Result<bool, Trouble> {
-    for segment in segments {
+    let told = |error: Error, start: f64| match error {
+        Error::Engine(EngineError::DeviceFailed { .. }) => Trouble::Device(error.to_string()),
+        error => Trouble::Recording(format!("at {start:.1} s: {error}")),
+    };
+    let mut done = 0;
+    while let Some(segment) = segments.get(done) {
         if job.interrupt.is_set() {
             return Ok(false);
         }
-        let start = seconds(segment.start);
-        let utterance = session.transcribe_utterance(&segment.samples, start);
-        transcript.utterances.push(utterance.map_err(|error| match error {
-            Error::Engine(EngineError::DeviceFailed { .. }) => Trouble::Device(error.to_string()),
-            error => Trouble::Recording(format!("at {start:.1} s: {error}")),
-        })?);
+        let (start, rest) = (seconds(segment.start), &segments[done..]);
+        let count = session.together(rest.iter().map(|segment| segment.samples.len()));
+        let parts = rest[..count].iter();
+        let parts: Vec<_> = parts.map(|part| (&part.samples[..], seconds(part.start))).collect();
+        let together = session
+            .transcribe_together(&parts)
+            .map_err(|error| told(error, start))?;
+        let utterances = match together {
+            Some(together) => together,
+            None => {
+                let utterance = session.transcribe_utterance(&segment.samples, start);
+                vec![utterance.map_err(|error| told(error, start))?]
+            }
+        };
+        done += utterances.len();
+        transcript.utterances.extend(utterances);
     }
     Ok(!job.interrupt.is_set())
 }

@@ -23,7 +23,7 @@ mod weight_norm;
 
 use super::{
     AdamW, Attention, Backend, BiasAndGradient, Conv1d, CrossAttention, DecoderBackend, EngineError, GroupedConv1d,
-    Linear, ObjectiveTerms, ObjectiveValue, RelativeBias, Rows, Slot,
+    Linear, ObjectiveTerms, ObjectiveValue, PseudoLabel, RelativeBias, Rows, Slot, pseudo_label_loss,
 };
 use parallel::Shared;
 use std::ops::Range;
@@ -391,6 +391,11 @@ impl Backend for CpuBackend {
 
     fn entropy_mcc(&self, terms: &ObjectiveTerms, shape: Rows, logits: &[f32], dlogits: &mut [f32]) -> ObjectiveValue {
         objective::entropy_mcc(terms, shape, logits, dlogits)
+    }
+
+    fn pseudo_label(&self, label: &PseudoLabel<'_>, shape: Rows, logits: &[f32], dlogits: &mut [f32]) -> f64 {
+        assert_eq!(logits.len(), shape.rows * shape.cols);
+        pseudo_label_loss(logits, shape.cols, label.target, label.blank, label.over_time, dlogits)
     }
 
     fn adamw(

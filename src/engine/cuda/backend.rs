@@ -5,8 +5,8 @@ use super::memory::{CudaBuffer, View, ViewMut};
 use super::ops::int;
 use super::{CudaBackend, address_of, lock};
 use crate::engine::{
-    AdamW, Attention, Backend, BiasAndGradient, Conv1d, EngineError, GroupedConv1d, Linear, ObjectiveTerms,
-    ObjectiveValue, RelativeBias, Replay, Rows, Slot, check_split,
+    AdamW, Attention, Backend, BiasAndGradient, Conv1d, EngineError, GroupedConv1d, Judge, Linear, ObjectiveTerms,
+    ObjectiveValue, PseudoLabel, RelativeBias, Replay, Rows, Slot, check_split,
 };
 use cudarc::driver::result;
 use cudarc::driver::sys::CUresult;
@@ -30,6 +30,10 @@ impl Backend for CudaBackend {
             Some(failure) => Err(failure.clone()),
             None => Ok(()),
         }
+    }
+
+    fn judge(&self) -> Option<&dyn Judge<Self>> {
+        Some(self)
     }
 
     fn replayable(&self, replay: Replay, work: impl FnOnce()) {
@@ -112,10 +116,7 @@ impl Backend for CudaBackend {
 
     fn upload(&self, host: &[f32], to: ViewMut<'_>) {
         assert_eq!(host.len(), to.len());
-        if !host.is_empty() {
-            // SAFETY: the stretch is inside live memory; the driver has taken pageable memory in when it returns.
-            self.attempt(|| unsafe { result::memcpy_htod_async(to.address(), host, self.raw_stream()) });
-        }
+        self.write(host, to.address());
     }
 
     fn download(&self, from: View<'_>, host: &mut [f32]) {
@@ -139,14 +140,7 @@ impl Backend for CudaBackend {
 
     fn all_finite(&self, values: View<'_>) -> bool {
         let mut found = [1u32];
-        self.with_scratch(1, |mut scratch| {
-            self.zero(scratch.from(0));
-            let mut flag = scratch.cast::<u32>();
-            let grid = self.grid_over(values.len());
-            self.launcher()
-                .find_not_finite(grid, values, &mut flag, values.len() as i64);
-            self.read(flag.as_view(), &mut found);
-        });
+        self.flag_not_finite(values, |flag| self.read(flag, &mut found));
         found == [0]
     }
 
@@ -440,30 +434,10 @@ impl Backend for CudaBackend {
         terms: &ObjectiveTerms,
         shape: Rows,
         logits: View<'_>,
-        mut dlogits: ViewMut<'_>,
+        dlogits: ViewMut<'_>,
     ) -> ObjectiveValue {
-        let (frames, classes) = (shape.rows, shape.cols);
-        assert_eq!((logits.len(), dlogits.len()), (frames * classes, frames * classes));
         let mut value = [0.0f64; 4];
-        self.with_scratch(2 * (4 * frames + 2 * classes + 4), |mut scratch| {
-            let mut scratch = scratch.cast::<f64>();
-            let (mut frame_terms, mut rest) = scratch.split(4 * frames);
-            let (mut class_terms, mut result) = rest.split(2 * classes);
-            self.launcher().entropy_mcc(
-                (1, 1, 1),
-                logits,
-                &mut dlogits,
-                &mut frame_terms,
-                &mut class_terms,
-                &mut result,
-                int(frames),
-                int(classes),
-                int(terms.blank),
-                terms.temperature,
-                terms.entropy_weight,
-            );
-            self.read(result.as_view(), &mut value);
-        });
+        self.objective(terms, shape, logits, dlogits, |result| self.read(result, &mut value));
         let [loss, entropy, class_confusion, non_blank_frames] = value;
         ObjectiveValue {
             loss,
@@ -471,6 +445,10 @@ impl Backend for CudaBackend {
             class_confusion,
             non_blank_frames: non_blank_frames as usize,
         }
+    }
+
+    fn pseudo_label(&self, label: &PseudoLabel<'_>, shape: Rows, logits: View<'_>, dlogits: ViewMut<'_>) -> f64 {
+        self.ctc(label, shape, logits, dlogits)
     }
 
     fn adamw(

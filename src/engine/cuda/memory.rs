@@ -54,6 +54,15 @@ impl<'a, T> View<'a, T> {
         self.len
     }
 
+    /// The same memory as values of another type.
+    pub(super) fn cast<U>(self) -> View<'a, U> {
+        View {
+            address: self.address,
+            len: self.len * size_of::<T>() / size_of::<U>(),
+            buffer: PhantomData,
+        }
+    }
+
     /// From a value on.
     pub(super) fn from(self, offset: usize) -> Self {
         assert!(offset <= self.len, "offset {offset} is outside {} values", self.len);

@@ -6,12 +6,15 @@
 
 mod attention;
 mod backend;
+mod descent;
 mod device;
 mod graph;
 mod launch;
 mod matmul;
 mod memory;
 mod ops;
+mod speech;
+mod staging;
 
 pub use device::{CudaDevice, device_count, device_names};
 pub use memory::{CudaBuffer, View, ViewMut};
@@ -21,6 +24,7 @@ use cudarc::driver::{CudaSlice, CudaStream, DriverError, result, sys};
 use device::{Grid, Launcher, blocks, describe};
 use graph::Graphs;
 use matmul::{Products, WORKSPACE};
+use staging::Staging;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -46,6 +50,9 @@ pub struct CudaBackend {
     /// Bucket lists on the device, by content: one for each input length of a model with relative positions.
     buckets: Mutex<HashMap<Vec<u32>, CudaSlice<u32>>>,
     graphs: Mutex<Graphs>,
+    staging: Mutex<Staging>,
+    /// Of the log-mel frames, with their bands.
+    tables: Mutex<Option<(usize, CudaBuffer)>>,
     failure: Mutex<Option<EngineError>>,
 }
 
@@ -66,6 +73,7 @@ impl CudaBackend {
         };
         let stream = device.context.new_stream().map_err(|error| failed(describe(error)))?;
         let products = Products::new().map_err(|error| failed(format!("cuBLASLt: {error}")))?;
+        let staging = Staging::new(&device.context).map_err(|error| failed(describe(error)))?;
         let empty = || CudaBuffer {
             _memory: None,
             address: 0,
@@ -79,6 +87,8 @@ impl CudaBackend {
             scratch: Mutex::new(empty()),
             buckets: Mutex::new(HashMap::new()),
             graphs: Mutex::default(),
+            staging: Mutex::new(staging),
+            tables: Mutex::new(None),
             failure: Mutex::new(None),
         };
         backend.workspace = backend.zeros(WORKSPACE / 4)?;
@@ -137,9 +147,7 @@ impl CudaBackend {
         if host.is_empty() {
             return;
         }
-        // SAFETY: the stretch is inside live memory, and the host's is borrowed until the copy is waited for, below.
-        self.attempt(|| unsafe { result::memcpy_dtoh_async(host, from.address(), self.raw_stream()) });
-        self.wait();
+        self.fetch(from.address(), host);
         if self.has_failed() {
             // SAFETY: T is a number, for which any bytes will do; nobody takes a failed device's for results.
             unsafe { std::ptr::write_bytes(host.as_mut_ptr(), 0xFF, host.len()) };

@@ -6,8 +6,11 @@ mod adamw;
 mod attention;
 mod channel_norm;
 mod convolution;
+mod ctc;
+mod descent;
 mod elementwise;
 mod layer_norm;
+mod log_mel;
 mod objective;
 mod relative_bias;
 mod weight_norm;
@@ -36,6 +39,14 @@ pub(super) struct Kernels {
     add_chunks: CudaFunction,
     grouped_convolution: CudaFunction,
     grouped_convolution_backward_weight: CudaFunction,
+    ctc_log_softmax: CudaFunction,
+    ctc_paths: CudaFunction,
+    ctc_occupancy: CudaFunction,
+    ctc_gradient: CudaFunction,
+    descent_judge: CudaFunction,
+    descent_check: CudaFunction,
+    descent_copy: CudaFunction,
+    descent_adamw: CudaFunction,
     gelu_forward: CudaFunction,
     gelu_in_place: CudaFunction,
     gelu_backward: CudaFunction,
@@ -45,6 +56,8 @@ pub(super) struct Kernels {
     layer_norm_backward_input: CudaFunction,
     layer_norm_backward_parameters: CudaFunction,
     bias_backward: CudaFunction,
+    log_mel_bands: CudaFunction,
+    log_mel_scale: CudaFunction,
     entropy_mcc: CudaFunction,
     relative_gate_forward: CudaFunction,
     relative_gate_backward: CudaFunction,
@@ -61,8 +74,11 @@ impl Kernels {
         let attention = device.module(include_str!("../../../../kernels/ptx/attention.ptx"))?;
         let channel_norm = device.module(include_str!("../../../../kernels/ptx/channel_norm.ptx"))?;
         let convolution = device.module(include_str!("../../../../kernels/ptx/convolution.ptx"))?;
+        let ctc = device.module(include_str!("../../../../kernels/ptx/ctc.ptx"))?;
+        let descent = device.module(include_str!("../../../../kernels/ptx/descent.ptx"))?;
         let elementwise = device.module(include_str!("../../../../kernels/ptx/elementwise.ptx"))?;
         let layer_norm = device.module(include_str!("../../../../kernels/ptx/layer_norm.ptx"))?;
+        let log_mel = device.module(include_str!("../../../../kernels/ptx/log_mel.ptx"))?;
         let objective = device.module(include_str!("../../../../kernels/ptx/objective.ptx"))?;
         let relative_bias = device.module(include_str!("../../../../kernels/ptx/relative_bias.ptx"))?;
         let weight_norm = device.module(include_str!("../../../../kernels/ptx/weight_norm.ptx"))?;
@@ -94,6 +110,14 @@ impl Kernels {
                 "grouped_convolution_backward_weight",
                 0,
             )?,
+            ctc_log_softmax: device.function(&ctc, "ctc_log_softmax", 0)?,
+            ctc_paths: device.function(&ctc, "ctc_paths", 0)?,
+            ctc_occupancy: device.function(&ctc, "ctc_occupancy", 0)?,
+            ctc_gradient: device.function(&ctc, "ctc_gradient", 0)?,
+            descent_judge: device.function(&descent, "descent_judge", 0)?,
+            descent_check: device.function(&descent, "descent_check", 0)?,
+            descent_copy: device.function(&descent, "descent_copy", 0)?,
+            descent_adamw: device.function(&descent, "descent_adamw", 0)?,
             gelu_forward: device.function(&elementwise, "gelu_forward", 0)?,
             gelu_in_place: device.function(&elementwise, "gelu_in_place", 0)?,
             gelu_backward: device.function(&elementwise, "gelu_backward", 0)?,
@@ -103,6 +127,8 @@ impl Kernels {
             layer_norm_backward_input: device.function(&layer_norm, "layer_norm_backward_input", 0)?,
             layer_norm_backward_parameters: device.function(&layer_norm, "layer_norm_backward_parameters", 0)?,
             bias_backward: device.function(&layer_norm, "bias_backward", 0)?,
+            log_mel_bands: device.function(&log_mel, "log_mel_bands", 0)?,
+            log_mel_scale: device.function(&log_mel, "log_mel_scale", 0)?,
             entropy_mcc: device.function(&objective, "entropy_mcc", 0)?,
             relative_gate_forward: device.function(&relative_bias, "relative_gate_forward", 0)?,
             relative_gate_backward: device.function(&relative_bias, "relative_gate_backward", 0)?,
