@@ -1,5 +1,6 @@
 //! Adaptation: which tensors move, how a step is taken, and the policies that say when.
 
+mod autoregressive;
 mod coherence;
 mod ctc_loss;
 mod episode;
@@ -9,6 +10,7 @@ mod profile;
 mod stepper;
 mod stream;
 
+pub use autoregressive::{TokenTerms, TokenValue, leave_one_out, sequence_entropy_terms, token_terms};
 pub use ctc_loss::{CtcLoss, ctc_loss, greedy_labels, pseudo_label_loss};
 pub use episode::{Adapter, Episode};
 pub use parameters::{AdaptedParameters, HostSnapshot, Selection, Snapshot};
