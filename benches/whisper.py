@@ -22,20 +22,18 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benches/reference"))
 RATE = 16000
 
 
 def theirs(arguments):
     """In a process of its own: transcribes and prints the seconds that took."""
+    import soundfile
     from faster_whisper import WhisperModel
-
-    from whisper_ctc import read_audio
 
     model = WhisperModel(arguments["model"], device="cpu", compute_type=arguments["compute_type"], cpu_threads=2)
     begin = time.perf_counter()
     for path in arguments["paths"]:
-        segments, _ = model.transcribe(read_audio(path), language="en", beam_size=arguments["beam_size"], temperature=0.0)
+        segments, _ = model.transcribe(soundfile.read(path, dtype="float32")[0], language="en", beam_size=arguments["beam_size"], temperature=0.0)
         for _ in segments:
             pass
     print(time.perf_counter() - begin)
@@ -70,13 +68,11 @@ def join(paths, minutes, folder):
     import numpy as np
     import soundfile
 
-    from whisper_ctc import read_audio
-
     parts, length = [], 0
     for path in paths:
         if length >= minutes * 60 * RATE:
             break
-        parts += [read_audio(path), np.zeros(RATE // 2, np.float32)]
+        parts += [soundfile.read(path, dtype="float32")[0], np.zeros(RATE // 2, np.float32)]
         length += len(parts[-2]) + len(parts[-1])
     path = str(Path(folder) / "long.wav")
     soundfile.write(path, np.concatenate(parts)[: int(minutes * 60 * RATE)], RATE, subtype="FLOAT")

@@ -73,9 +73,9 @@ pub enum Half {
     /// The encoder alone.
     Encoder,
     /// The decoder alone: the encoder then runs once a window.
+    #[default]
     Decoder,
     /// Both.
-    #[default]
     Both,
 }
 
@@ -96,7 +96,7 @@ pub struct WhisperAdaptation {
 impl Default for WhisperAdaptation {
     fn default() -> Self {
         Self {
-            half: Half::Both,
+            half: Half::Decoder,
             samples: 4,
             guard: true,
             seed: 0,
@@ -411,12 +411,12 @@ impl AdaptationConfig {
         }
     }
 
-    /// What a Whisper is adapted with where it is asked for: it is not by itself. Chosen on data; docs/adaptation.md.
+    /// What a Whisper is adapted with where it is asked for: it is not by itself. docs/adaptation.md has the figures.
     pub fn whisper() -> Self {
         Self {
             method: Method::None,
             steps: 3,
-            learning_rate: 5e-4,
+            learning_rate: 2e-3,
             temperature: 1.0,
             entropy_weight: 1.0,
             parameters: ParameterChoice::LayerNorm,

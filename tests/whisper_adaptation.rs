@@ -62,7 +62,7 @@ fn engine_gradients(
     let mut decoding_arena = Arena::new(backend, plan.total()).unwrap();
     let encoded = encoder_arena.view(backend, encoder.encoded());
     decoder.load_source(backend, &parameters, &mut decoding_arena, &decoding, encoded);
-    let (plan, a) = decoder.plan_to_adapt(backend, encoder.output_frames(), 16);
+    let (plan, a) = decoder.plan_to_adapt(backend, encoder.output_frames(), 16, TARGETS.len());
     let mut arena = Arena::new(backend, plan.total()).unwrap();
     decoder.copy_source(backend, (&decoding_arena, &decoding), encoded, &mut arena, &a);
     decoder.zero_source_gradient(backend, &mut arena, &a);
@@ -241,27 +241,36 @@ fn every_method_lowers_what_it_lowers_and_leaves_no_trace() {
 #[test]
 fn the_guard_keeps_the_source_models_text_where_adaptation_went_astray() {
     let recognizer = Recognizer::from_dir(&repository(MODEL)).unwrap();
-    let run = |guard: bool| {
+    // Without an end the random model writes enough for its texts to differ in.
+    let options = DecodingOptions {
+        suppress_tokens: vec![-1, 264],
+        ..options()
+    };
+    let run = |learning_rate: f64, guard: bool| {
         let mut config = settings(Method::Suta, ParameterChoice::LayerNorm, Half::Both);
-        // Far too large steps.
-        config.learning_rate = 3.0;
+        config.learning_rate = learning_rate;
         config.whisper.as_mut().unwrap().guard = guard;
-        let mut session = recognizer.decoding_session(&config, &options(), 1).unwrap();
+        let mut session = recognizer.decoding_session(&config, &options, 1).unwrap();
         session.transcribe_utterance(&samples(), 0.0).unwrap()
     };
-    let (guarded, free) = (run(true), run(false));
     let tokens = |utterance: &Utterance| utterance.decoding.as_ref().unwrap().tokens.clone();
-    let plain = recognizer.decoding_session(&AdaptationConfig::none(), &options(), 1);
+    let plain = recognizer.decoding_session(&AdaptationConfig::none(), &options, 1);
     let plain = plain.unwrap().transcribe_utterance(&samples(), 0.0).unwrap();
-    assert_ne!(tokens(&free), tokens(&plain));
-    let evidence = free.evidence.expect("the texts differ");
-    assert!(evidence.log_probability[1] < evidence.log_probability[0]);
-    assert_eq!(tokens(&guarded), tokens(&plain));
-    assert!(
-        matches!(guarded.guard, Some(Guard::Rejected | Guard::Emptied)),
-        "{:?}",
-        guarded.guard
-    );
+    let mut rejected = 0;
+    // Ever larger steps, the last ones far too large.
+    for learning_rate in [0.003, 0.005, 0.01, 0.015, 0.02, 0.05, 0.1, 0.2] {
+        let (guarded, free) = (run(learning_rate, true), run(learning_rate, false));
+        // An empty text never stands.
+        let favours = free.evidence.is_some_and(|evidence| evidence.favours_adapted);
+        let stands = free.evidence.is_some() && free.guard != Some(Guard::Emptied);
+        assert_eq!(tokens(&free) != tokens(&plain), stands, "{learning_rate}");
+        assert_eq!(tokens(&guarded) != tokens(&plain), stands && favours, "{learning_rate}");
+        if stands && !favours {
+            assert_eq!(guarded.guard, Some(Guard::Rejected));
+            rejected += 1;
+        }
+    }
+    assert!(rejected > 0);
 }
 
 #[test]

@@ -140,6 +140,10 @@ impl Plan {
     /// The method that a model's unadapted transcripts come from: the first that adapts to each utterance by itself,
     /// for it begins with the source model; else `none` itself.
     pub(super) fn source(&self, model: usize) -> usize {
+        // Where a Whisper's next window begins depends on what it wrote in the last one, adapted or not.
+        if self.models[model].is_whisper() {
+            return 0;
+        }
         let adapts = |config: &AdaptationConfig| config.planned_steps() > 0 && is_episodic(config);
         self.settings[model].iter().position(adapts).unwrap_or(0)
     }

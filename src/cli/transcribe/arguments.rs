@@ -147,7 +147,7 @@ pub(in crate::cli) struct AdaptationArguments {
     #[arg(long)]
     pub(super) safeguard: bool,
 
-    /// Whisper: which half moves, encoder, decoder or both [default: both].
+    /// Whisper: which half moves, encoder, decoder or both [default: decoder].
     #[arg(long, value_name = "WHICH", hide_possible_values = true)]
     pub(super) half: Option<HalfChoice>,
 

@@ -112,7 +112,9 @@ impl<B: DecoderBackend> Adaptation<B> {
             Some((_, activations)) => activations.output_frames(),
             None => return Err(DecodingError::NoDecoder),
         };
-        let (plan, activations) = decoder.plan_to_adapt(backend, source_rows, decoder.config().positions);
+        // A text has at most half the positions, and an end.
+        let positions = decoder.config().positions;
+        let (plan, activations) = decoder.plan_to_adapt(backend, source_rows, positions, positions / 2 + 1);
         Ok(Some(Self {
             whisper: config.whisper.clone().unwrap_or_default(),
             options: DecodingOptions {

@@ -40,17 +40,19 @@ impl DecoderActivations {
 }
 
 impl Decoder {
-    /// Slots for sequences of at most `rows` tokens, one at a time, that keep what a backward pass reads.
+    /// Slots for sequences of at most `rows` tokens, one at a time, that keep what a backward pass reads; at most `predicted`
+    /// of a sequence's rows have logits.
     pub fn plan_to_adapt<B: DecoderBackend>(
         &self,
         backend: &B,
         source_rows: usize,
         rows: usize,
+        predicted: usize,
     ) -> (ArenaPlan, DecoderActivations) {
         let (d, mut plan) = (self.width, ArenaPlan::default());
         let layer = |plan: &mut ArenaPlan| self.layer_slots(plan, rows);
         let mut activations = self.plan_with(backend, &mut plan, (source_rows, 1, rows), rows, layer);
-        activations.logits = plan.slot(rows * self.config.vocab_size);
+        activations.logits = plan.slot(predicted * self.config.vocab_size);
         activations.backward = Some(Gradients {
             encoded: plan.slot(source_rows * d),
             dencoded: plan.slot(source_rows * d),
