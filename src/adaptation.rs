@@ -26,6 +26,8 @@ pub enum Method {
     Guarded,
     /// DSUTA whose slow steps also rehearse earlier utterances' confident transcripts, against forgetting.
     Replay,
+    /// A Whisper's entropy over whole texts, by its exact gradient's estimate from samples (arXiv 2605.08186): episodic.
+    SequenceEntropy,
 }
 
 impl Method {
@@ -56,9 +58,50 @@ pub enum ParameterChoice {
     /// Every layer norm's weight and bias, and every other bias of the encoder above the feature extractor.
     #[serde(rename = "bias+layer-norm")]
     BiasAndLayerNorm,
+    /// Every layer norm's weight and bias, and the convolutions' biases: what ports of SUTA to Whisper adapt.
+    #[serde(rename = "layer-norm+conv-bias")]
+    LayerNormAndConvBias,
     /// Everything, the output layer included.
     #[serde(rename = "all")]
     All,
+}
+
+/// Which half of a Whisper adaptation moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Half {
+    /// The encoder alone.
+    Encoder,
+    /// The decoder alone: the encoder then runs once a window.
+    #[default]
+    Decoder,
+    /// Both.
+    Both,
+}
+
+/// What is a Whisper's alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WhisperAdaptation {
+    /// Which half moves.
+    pub half: Half,
+    /// Texts drawn a step to estimate the gradient of the entropy over texts, at least 2.
+    pub samples: usize,
+    /// Whether the unadapted text stands where evidence without labels speaks against the adapted one.
+    pub guard: bool,
+    /// Seed of what is drawn.
+    pub seed: u64,
+}
+
+impl Default for WhisperAdaptation {
+    fn default() -> Self {
+        Self {
+            half: Half::Decoder,
+            samples: 4,
+            guard: true,
+            seed: 0,
+        }
+    }
 }
 
 /// The settings of adaptation. `Recognizer::default_adaptation` gives the ones chosen for a model.
@@ -96,6 +139,9 @@ pub struct AdaptationConfig {
     /// which then stays halved. Steps taken back count as steps.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub safeguard: bool,
+    /// Of a Whisper that writes with its decoder; `None` elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whisper: Option<WhisperAdaptation>,
 }
 
 /// When adaptation has settled: loss and greedy transcript changed no more for some steps in a row.
@@ -305,7 +351,7 @@ impl AdaptationConfig {
     }
 
     /// A method with its own settings, but for how fast and which tensors move: that is the model's, whose settings
-    /// `of_model` are. SDPL's and AWMC's are their papers' throughout.
+    /// `of_model` are. SDPL's and AWMC's are their papers' throughout, and a Whisper's are its own.
     pub fn of_method(method: Method, of_model: &Self) -> Self {
         let carried = |config: Self| Self {
             learning_rate: of_model.learning_rate,
@@ -313,7 +359,13 @@ impl AdaptationConfig {
             ..config
         };
         match method {
+            // One set of settings serves all of a Whisper's methods.
+            _ if of_model.whisper.is_some() => Self {
+                method,
+                ..of_model.clone()
+            },
             Method::None => Self::none(),
+            Method::SequenceEntropy => Self::whisper(),
             Method::Suta => Self {
                 method,
                 ..of_model.clone()
@@ -355,6 +407,21 @@ impl AdaptationConfig {
             stop_when_settled: None,
             skip_confident: None,
             safeguard: false,
+            whisper: None,
+        }
+    }
+
+    /// What a Whisper is adapted with where it is asked for: it is not by itself. docs/adaptation.md has the figures.
+    pub fn whisper() -> Self {
+        Self {
+            method: Method::None,
+            steps: 3,
+            learning_rate: 2e-3,
+            temperature: 1.0,
+            entropy_weight: 1.0,
+            parameters: ParameterChoice::LayerNorm,
+            whisper: Some(WhisperAdaptation::default()),
+            ..Self::paper()
         }
     }
 }

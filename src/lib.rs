@@ -17,7 +17,9 @@ mod recognizer;
 pub mod serve;
 mod transcript;
 
-pub use adaptation::{AdaptationConfig, Compatibility, ContinualConfig, Method, ParameterChoice, Reset, Settled};
+pub use adaptation::{
+    AdaptationConfig, Compatibility, ContinualConfig, Half, Method, ParameterChoice, Reset, Settled, WhisperAdaptation,
+};
 pub use device::Device;
 pub use recognizer::{Error, ModelInfo, Recognizer, Session};
 pub use transcript::{Carried, Emitted, Guard, ResetReason, Stopped, Trace, Transcript, Utterance, Word};

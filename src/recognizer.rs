@@ -8,8 +8,8 @@ use crate::device::{Device, PlacedModel, Worker};
 use crate::engine::cpu::CpuBackend;
 use crate::engine::{EngineError, ObjectiveValue};
 use crate::model::checkpoint::{Checkpoint, Overlay};
-use crate::model::{CtcModel, Generation, Input, ModelError, ModelFiles, Preset, SourceParameters, Vocabulary};
-use crate::{AdaptationConfig, Guard, Method, Trace, Transcript, Utterance, Word};
+use crate::model::{CtcModel, Generation, Input, ModelError, ModelFiles, Preset, Vocabulary};
+use crate::{AdaptationConfig, Guard, Trace, Transcript, Utterance, Word};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +18,7 @@ mod together;
 mod whisper;
 
 use together::check_finite;
+use whisper::OnBackend;
 
 /// What can go wrong in recognition.
 #[derive(Debug, thiserror::Error)]
@@ -44,11 +45,16 @@ pub enum Error {
     /// Whisper's decoder failed, or was asked for what it cannot do.
     #[error(transparent)]
     Decoding(#[from] DecodingError),
-    /// Adaptation of a model that writes with a decoder.
+    /// A method, or an option of one, that a model which writes with a decoder does not have.
     #[error(
-        "this version adapts CTC models, not Whisper's decoder: use no adaptation (--adapt none), or put a CTC head beside the Whisper (ctc_head.safetensors)"
+        "a Whisper is adapted with --adapt suta, sdpl or sequence-entropy, without --stop-when-settled, --skip-confident, --safeguard, --compat or profiles: use one of these, or --adapt none, or put a CTC head beside the Whisper (ctc_head.safetensors)"
     )]
     NotAdaptable,
+    /// The entropy over texts of a model that has no decoder.
+    #[error(
+        "--adapt sequence-entropy, --half, --samples and --no-guard are for a Whisper that writes with its decoder"
+    )]
+    NoDecoderToAdapt,
     /// A Whisper that writes with its decoder, where captions are wanted while someone speaks.
     #[error(
         "this version captions live speech with CTC models: use one, or put a CTC head beside the Whisper (ctc_head.safetensors)"
@@ -204,17 +210,16 @@ impl Recognizer {
         self.loaded.model.describe()
     }
 
-    /// SUTA with the settings chosen for this model on data (its adaptation.json), or the paper's where nobody chose; none
-    /// for a Whisper that writes with its decoder.
+    /// SUTA with the settings chosen for this model on data (its adaptation.json), or the paper's where nobody chose. A
+    /// Whisper that writes with its decoder is not adapted unless a method is asked for; these are its settings then.
     pub fn default_adaptation(&self) -> AdaptationConfig {
         match self.loaded.writer {
             Writer::Ctc(_) => self.loaded.preset.adaptation(),
-            Writer::Whisper(_) => AdaptationConfig::none(),
+            Writer::Whisper(_) => AdaptationConfig::whisper(),
         }
     }
 
-    /// Whether the model is a Whisper that writes with its decoder: it hears recordings whole, in windows of its own,
-    /// and is not adapted.
+    /// Whether the model is a Whisper that writes with its decoder: it hears recordings whole, in windows of its own.
     pub fn is_whisper(&self) -> bool {
         matches!(self.loaded.writer, Writer::Whisper(_))
     }
@@ -294,20 +299,24 @@ impl Recognizer {
         decoding: &DecodingOptions,
         threads: usize,
     ) -> Result<Session, Error> {
+        self.check_adaptation(config)?;
         let whisper = match &self.loaded.writer {
             Writer::Ctc(_) => None,
-            Writer::Whisper(_) if config.method != Method::None => return Err(Error::NotAdaptable),
             Writer::Whisper(generation) => {
                 let (backend, model) = (CpuBackend::new(threads)?, self.model_on_cpu()?);
-                let source = SourceParameters(model.weights().clone());
                 let (generation, decoding) = (generation.clone(), decoding.clone());
-                let decoder = WhisperDecoder::new(&backend, model.clone(), source, generation, decoding)?;
+                let decoder = WhisperDecoder::new(&backend, model.clone(), config, generation, decoding)?;
                 Some(Box::new(OnBackend { backend, decoder }))
             }
         };
         // Of a Whisper only the decoder works, on a pool of its own.
-        let threads = if whisper.is_some() { 1 } else { threads };
-        let worker = self.loaded.model.worker(config, threads)?;
+        let none = AdaptationConfig::none();
+        let (threads, of_worker) = if whisper.is_some() {
+            (1, &none)
+        } else {
+            (threads, config)
+        };
+        let worker = self.loaded.model.worker(of_worker, threads)?;
         let features = self.features();
         Ok(Session {
             recognizer: self.clone(),
@@ -333,12 +342,6 @@ impl Checkpoint for Arc<LoadedProfile> {
     fn names(&self) -> Vec<&str> {
         self.checkpoint.names()
     }
-}
-
-/// Whisper's decoder and what it runs on.
-struct OnBackend {
-    backend: CpuBackend,
-    decoder: WhisperDecoder<CpuBackend, SourceParameters<CpuBackend>>,
 }
 
 /// One worker's memory and state. `Send`, not shared: one utterance at a time.
@@ -447,8 +450,7 @@ impl Session {
     /// it as configured. An episodic method leaves no trace in the next; a continual one goes on from it.
     pub fn transcribe_utterance(&mut self, samples: &[f32], start: f64) -> Result<Utterance, Error> {
         if self.whisper.is_some() {
-            let heard = self.transcribe_whisper(samples, start, &mut |_| true)?;
-            return Ok(whisper::joined(heard.unwrap_or_default(), start));
+            return self.transcribe_whisper_utterance(samples, start);
         }
         let begin = Instant::now();
         let seconds = samples.len() as f64 / SAMPLE_RATE as f64;
@@ -504,6 +506,7 @@ impl Session {
             carried: episode.carried.clone(),
             stopped: episode.stopped,
             guard,
+            evidence: None,
             compute_seconds: 0.0,
             real_time_factor: 0.0,
             decoding: None,

@@ -1,6 +1,6 @@
 //! What recognition returns: words with times and confidences, per utterance, per recording.
 
-use crate::decode::whisper::{Decoding, SpokenLanguage};
+use crate::decode::whisper::{Decoding, Evidence, SpokenLanguage};
 use serde::{Deserialize, Serialize};
 
 /// One recognised word.
@@ -21,7 +21,7 @@ pub struct Word {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Guard {
-    /// Every frame decodes to blank: there is no entropy to lower, so the source model's output stands.
+    /// Every frame decodes to blank, or a Whisper writes nothing: there is no entropy to lower, so the source model's output stands.
     AllBlank,
     /// A loss or a gradient was not finite: the last good parameters were restored.
     NonFinite,
@@ -29,6 +29,8 @@ pub enum Guard {
     Shortened,
     /// The adapted transcript is empty although the source model's is not: the source model's stands.
     Emptied,
+    /// Evidence without labels speaks against the adapted transcript: the source model's stands.
+    Rejected,
 }
 
 /// Why a continual method's state went back to the source model.
@@ -135,6 +137,9 @@ pub struct Utterance {
     pub stopped: Option<Stopped>,
     /// Set when a safety guard acted.
     pub guard: Option<Guard>,
+    /// Of a Whisper that was adapted to its window: what spoke for and against the adapted text, where that differed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
     /// Wall-clock seconds spent on this utterance.
     pub compute_seconds: f64,
     /// `compute_seconds` over the utterance's duration.
@@ -164,6 +169,7 @@ impl Utterance {
             carried: None,
             stopped: None,
             guard: None,
+            evidence: None,
             compute_seconds: 0.0,
             real_time_factor: 0.0,
             decoding: None,

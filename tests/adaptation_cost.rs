@@ -236,6 +236,7 @@ fn what_lies_below_the_adapted_layers_is_computed_once() {
             choice: ParameterChoice::LayerNorm,
             top_layers,
             compatibility: Compatibility::None,
+            half: aurist::Half::Both,
         };
         let mut noted = Noted {
             store: AdaptedParameters::new(&backend, weights.clone(), Some(selection)).unwrap(),

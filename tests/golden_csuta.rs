@@ -18,6 +18,7 @@ fn three_utterances_follow_pytorch() {
         choice: ParameterChoice::LayerNormAndFeature,
         top_layers: None,
         compatibility: Compatibility::None,
+        half: aurist::Half::Both,
     };
     let mut parameters = AdaptedParameters::new(&backend, model.weights().clone(), Some(selection)).unwrap();
     let lowest = model.lowest_adapted_stage(&parameters);

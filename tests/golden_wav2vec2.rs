@@ -243,6 +243,7 @@ fn the_optimisers_duplicates_are_those_of_the_published_list() {
             choice: ParameterChoice::LayerNormAndFeature,
             top_layers: None,
             compatibility: Compatibility::Suta,
+            half: aurist::Half::Both,
         };
         for tensor in model.weights().tensors() {
             if let Some(count) = published.get(&tensor.name) {

@@ -21,6 +21,7 @@ fn utterance(text: &str, start: f64, end: f64, words: Vec<Word>) -> Utterance {
         carried: None,
         stopped: None,
         guard: None,
+        evidence: None,
         compute_seconds: 0.1,
         real_time_factor: 0.1,
         decoding: None,

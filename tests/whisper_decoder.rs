@@ -45,9 +45,8 @@ fn the_encoder_and_the_decoders_logits_are_those_of_transformers() {
             "the encoder's output is {relative:e} off (goldens are f16)"
         );
 
-        let source = SourceParameters(model.weights().clone());
-        let options = DecodingOptions::default();
-        let mut decoder = WhisperDecoder::new(&backend, model, source, generation, options).unwrap();
+        let (none, options) = (AdaptationConfig::none(), DecodingOptions::default());
+        let mut decoder = WhisperDecoder::new(&backend, model, &none, generation, options).unwrap();
         let logits = decoder.logits(&backend, &log_mel, &tokens(&golden)).unwrap().concat();
         let relative = relative_difference(&logits, &expected);
         assert!(relative < 1e-5, "{threads} threads: the logits are {relative:e} off");
@@ -152,12 +151,8 @@ fn hypotheses_keep_apart_what_they_decoded_and_move_with_it() {
 fn a_whisper_transcribes_from_start_to_end_and_says_what_it_cannot() {
     let recognizer = Recognizer::from_dir(&repository(MODEL)).unwrap();
     assert!(recognizer.is_whisper());
-    assert_eq!(recognizer.default_adaptation(), AdaptationConfig::none());
-    let error = recognizer
-        .session(&AdaptationConfig::paper(), 1)
-        .err()
-        .expect("no adaptation");
-    assert!(error.to_string().contains("--adapt none"), "{error}");
+    // Not unless it is asked for.
+    assert_eq!(recognizer.default_adaptation().planned_steps(), 0);
     let session = |options: &DecodingOptions| recognizer.decoding_session(&AdaptationConfig::none(), options, 1);
     // Two windows of noise: the model is random, so is its text, but times must be in order and within the recording.
     let samples: Vec<f32> = (0..35 * 16_000)
@@ -237,9 +232,8 @@ fn every_ctranslate2_format_gives_the_logits_it_can() {
         let generation = Arc::new(files.generation.clone().expect("it has a decoder"));
         assert_eq!(generation.alignment_heads, [(0, 1), (1, 2), (1, 3)]);
         let model = Arc::new(files.load(&backend).unwrap());
-        let source = SourceParameters(model.weights().clone());
-        let options = DecodingOptions::default();
-        let mut decoder = WhisperDecoder::new(&backend, model, source, generation, options).unwrap();
+        let (none, options) = (AdaptationConfig::none(), DecodingOptions::default());
+        let mut decoder = WhisperDecoder::new(&backend, model, &none, generation, options).unwrap();
         let logits = decoder
             .logits(&backend, &golden.get("log_mel"), &tokens(&golden))
             .unwrap();
@@ -266,8 +260,8 @@ fn segments_are_those_of_faster_whisper() {
         let given = case["options"].as_object().unwrap();
         options.as_object_mut().unwrap().extend(given.clone());
         let options: DecodingOptions = serde_json::from_value(options).unwrap();
-        let source = SourceParameters(model.weights().clone());
-        let mut decoder = WhisperDecoder::new(&backend, model.clone(), source, generation.clone(), options).unwrap();
+        let none = AdaptationConfig::none();
+        let mut decoder = WhisperDecoder::new(&backend, model.clone(), &none, generation.clone(), options).unwrap();
         let found = decoder
             .transcribe(&backend, &log_mel, &mut |_| true)
             .unwrap()
@@ -294,13 +288,9 @@ fn segments_are_those_of_faster_whisper() {
     assert!(segments > 20, "{segments} segments were compared");
 }
 
-/// What live captions and adaptation cannot do with a decoder is said before anything is heard.
+/// What live captions cannot do with a decoder is said before anything is heard.
 #[test]
-fn what_needs_a_ctc_head_says_so_at_once() {
+fn live_captions_say_at_once_that_they_need_a_ctc_head() {
     let recognizer = Recognizer::from_dir(&repository(MODEL)).unwrap();
     assert!(matches!(recognizer.check_live(), Err(Error::NotLive)));
-    let adapted = recognizer.session(&AdaptationConfig::paper(), 1);
-    assert!(matches!(adapted, Err(Error::NotAdaptable)));
-    let plain = recognizer.session(&AdaptationConfig::none(), 1);
-    assert!(plain.is_ok());
 }

@@ -242,10 +242,5 @@ fn store<B: Backend>(
     model: &CtcModel<B>,
     config: &AdaptationConfig,
 ) -> Result<AdaptedParameters<B>, EngineError> {
-    let selection = Selection {
-        choice: config.parameters,
-        top_layers: config.top_layers,
-        compatibility: config.compatibility,
-    };
-    AdaptedParameters::new(backend, model.weights().clone(), Some(selection))
+    AdaptedParameters::new(backend, model.weights().clone(), Selection::of(config))
 }

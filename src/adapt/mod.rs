@@ -1,5 +1,6 @@
 //! Adaptation: which tensors move, how a step is taken, and the policies that say when.
 
+mod autoregressive;
 mod batch;
 mod coherence;
 mod episode;
@@ -12,6 +13,7 @@ mod stream;
 mod unattended;
 
 pub use crate::engine::{CtcLoss, ctc_loss, pseudo_label_loss};
+pub use autoregressive::{TokenTerms, TokenValue, leave_one_out, sequence_entropy_terms, token_terms};
 pub use batch::BatchAdapter;
 use episode::Descent;
 pub use episode::{Adapter, Episode};

@@ -2,7 +2,7 @@
 
 use crate::engine::{AdamW, Backend, EngineError, Judge, Says, Slot};
 use crate::model::{Kind, NamedTensor, OperandId, Parameters, Place, Weights};
-use crate::{Compatibility, ParameterChoice};
+use crate::{AdaptationConfig, Compatibility, Half, ParameterChoice};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,31 +15,52 @@ pub struct Selection {
     pub top_layers: Option<usize>,
     /// Whether a tensor moves as often a step as a published optimiser lists it.
     pub compatibility: Compatibility,
+    /// Of a model with a decoder, what moves; where a CTC head writes there is none.
+    pub half: Half,
 }
 
 impl Selection {
-    /// Whether a tensor moves, in a model of `layers` layers.
-    pub fn includes(&self, tensor: &NamedTensor, layers: usize) -> bool {
+    /// A configuration's; `None` where it takes no steps.
+    pub fn of(config: &AdaptationConfig) -> Option<Self> {
+        (config.planned_steps() > 0).then(|| Self {
+            choice: config.parameters,
+            top_layers: config.top_layers,
+            compatibility: config.compatibility,
+            half: config.whisper.as_ref().map_or(Half::Both, |whisper| whisper.half),
+        })
+    }
+
+    /// Whether a tensor moves, in a model of so many layers in its encoder and its decoder.
+    pub fn includes(&self, tensor: &NamedTensor, (layers, decoder_layers): (usize, usize)) -> bool {
         let layer_norm = matches!(tensor.kind, Kind::LayerNormWeight | Kind::LayerNormBias);
         let feature = tensor.place == Place::Feature;
         let chosen = match self.choice {
             ParameterChoice::LayerNorm => layer_norm,
             ParameterChoice::Feature => feature,
             ParameterChoice::LayerNormAndFeature => layer_norm || feature,
+            ParameterChoice::LayerNormAndConvBias => layer_norm || feature && tensor.kind == Kind::Bias,
             ParameterChoice::Bias => {
                 matches!(tensor.kind, Kind::LayerNormBias | Kind::Bias) && tensor.place != Place::Head
             }
             ParameterChoice::BiasAndLayerNorm => {
-                layer_norm || tensor.kind == Kind::Bias && matches!(tensor.place, Place::Encoder | Place::Layer(_))
+                layer_norm
+                    || tensor.kind == Kind::Bias
+                        && matches!(tensor.place, Place::Encoder | Place::Layer(_) | Place::Decoder(_))
             }
             ParameterChoice::All => true,
         };
         let high_enough = match (self.top_layers, tensor.place) {
             (None, _) | (_, Place::Head) => true,
             (Some(top), Place::Layer(layer)) => layer + top >= layers,
-            (Some(_), Place::Feature | Place::Encoder | Place::Decoder(_)) => false,
+            (Some(top), Place::Decoder(layer)) => layer + top >= decoder_layers,
+            (Some(_), Place::Feature | Place::Encoder) => false,
         };
-        tensor.kind != Kind::Fixed && chosen && high_enough
+        let in_half = match (self.half, tensor.place) {
+            (Half::Both, _) => true,
+            (half, Place::Decoder(_)) => half == Half::Decoder,
+            (half, _) => half == Half::Encoder,
+        };
+        tensor.kind != Kind::Fixed && chosen && high_enough && in_half
     }
 
     /// How often a tensor is updated a step. SUTA's published optimiser lists a tensor once for each module of the
@@ -50,7 +71,10 @@ impl Selection {
             ParameterChoice::LayerNorm => (0, 1),
             ParameterChoice::Feature => (tensor.nesting, 0),
             ParameterChoice::LayerNormAndFeature => (tensor.nesting, 1),
-            ParameterChoice::Bias | ParameterChoice::BiasAndLayerNorm | ParameterChoice::All => (0, 0),
+            ParameterChoice::Bias
+            | ParameterChoice::BiasAndLayerNorm
+            | ParameterChoice::LayerNormAndConvBias
+            | ParameterChoice::All => (0, 0),
         };
         let is_layer_norm = matches!(tensor.kind, Kind::LayerNormWeight | Kind::LayerNormBias);
         match (self.compatibility, is_layer_norm) {
@@ -108,7 +132,7 @@ pub struct Snapshot<B: Backend> {
 impl<B: Backend> AdaptedParameters<B> {
     /// A store of the chosen tensors, at the source model's values. With no choice nothing is adapted.
     pub fn new(backend: &B, source: Arc<Weights<B>>, selection: Option<Selection>) -> Result<Self, EngineError> {
-        let layers = source.layers();
+        let layers = (source.layers(), source.decoder_layers());
         let mut slots = vec![None; source.operands().len()];
         let mut adapted = Vec::new();
         let mut total = 0;

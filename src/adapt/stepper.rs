@@ -45,11 +45,7 @@ impl<B: Backend> Bench<B> {
     /// Memory for the store; the arena grows with the first utterances.
     pub(super) fn new(backend: &B, model: Arc<CtcModel<B>>, config: &AdaptationConfig) -> Result<Self, EngineError> {
         let steps = config.planned_steps();
-        let selection = (steps > 0).then_some(Selection {
-            choice: config.parameters,
-            top_layers: config.top_layers,
-            compatibility: config.compatibility,
-        });
+        let selection = Selection::of(config);
         let parameters = AdaptedParameters::new(backend, model.weights().clone(), selection)?;
         let lowest = model.lowest_adapted_stage(&parameters);
         Ok(Self {

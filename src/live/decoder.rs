@@ -22,11 +22,7 @@ impl Decoder {
     pub fn new(recognizer: &Recognizer, config: &AdaptationConfig) -> Result<Self, Error> {
         recognizer.check_live()?;
         let backend = CpuBackend::new(1)?;
-        let selection = (config.planned_steps() > 0).then_some(Selection {
-            choice: config.parameters,
-            top_layers: config.top_layers,
-            compatibility: config.compatibility,
-        });
+        let selection = Selection::of(config);
         let parameters = AdaptedParameters::new(&backend, recognizer.model_on_cpu()?.weights().clone(), selection)?;
         let arena = Arena::new(&backend, 0)?;
         Ok(Self {

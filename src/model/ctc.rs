@@ -100,6 +100,15 @@ impl Activations {
         self.normed
     }
 
+    /// `[T, D]`: where the gradient of [`Activations::encoded`] goes before [`CtcModel::backward_encoded`].
+    pub fn dencoded(&self) -> Slot {
+        if self.normed == self.transformer.output {
+            self.transformer.stream
+        } else {
+            self.transformer.normed
+        }
+    }
+
     /// `[T, V]`
     pub fn logits(&self) -> Slot {
         self.logits
@@ -333,26 +342,27 @@ impl<B: Backend> CtcModel<B> {
         a: &Activations,
         dfeatures: Option<&[f32]>,
     ) {
-        let lowest = self.lowest_adapted_stage(parameters);
         let Some(head) = &self.output.head else { return };
         head.backward_parameters(backend, parameters, arena, a.rows, a.normed, a.dlogits);
-        let (stream, scratch) = (a.transformer.stream, a.transformer.normed);
-        match &self.output.norm {
-            None => head.backward_input(backend, parameters, arena, a.rows, a.dlogits, stream, false),
-            Some(norm) => {
-                head.backward_input(backend, parameters, arena, a.rows, a.dlogits, scratch, false);
-                let below = lowest < self.transformer.end_stage();
-                let saved = (a.transformer.output, a.statistics);
-                norm.backward_each(
-                    backend,
-                    parameters,
-                    arena,
-                    &a.utterance_rows(),
-                    saved,
-                    scratch,
-                    below.then_some((stream, false)),
-                );
-            }
+        head.backward_input(backend, parameters, arena, a.rows, a.dlogits, a.dencoded(), false);
+        self.backward_encoded(backend, parameters, arena, a, dfeatures);
+    }
+
+    /// The same from the gradient in [`Activations::dencoded`], which is overwritten: what a decoder's backward pass left.
+    pub fn backward_encoded(
+        &self,
+        backend: &B,
+        parameters: &mut impl Parameters<B>,
+        arena: &mut Arena<B>,
+        a: &Activations,
+        dfeatures: Option<&[f32]>,
+    ) {
+        let lowest = self.lowest_adapted_stage(parameters);
+        if let Some(norm) = &self.output.norm {
+            let below = lowest < self.transformer.end_stage();
+            let (saved, stream) = ((a.transformer.output, a.statistics), a.transformer.stream);
+            let (rows, input) = (a.utterance_rows(), below.then_some((stream, false)));
+            norm.backward_each(backend, parameters, arena, &rows, saved, a.dencoded(), input);
         }
         let streams = self
             .transformer
@@ -382,6 +392,13 @@ impl<B: Backend> CtcModel<B> {
     pub fn takes_batches(&self, parameters: &impl Parameters<B>) -> bool {
         let head = self.output.head.iter().flat_map(LinearLayer::operands);
         self.transformer.takes_batches(parameters) && head.into_iter().all(|id| !parameters.is_adapted(id))
+    }
+
+    /// Whether anything of the encoder is adapted.
+    pub fn adapts_encoder(&self, parameters: &impl Parameters<B>) -> bool {
+        let norm = self.output.norm.iter().flat_map(LayerNorm::operands);
+        let norm_adapted = norm.into_iter().any(|id| parameters.is_adapted(id));
+        norm_adapted || self.lowest_adapted_stage(parameters) < self.transformer.end_stage()
     }
 
     /// The lowest stage with an adapted operand: forward passes may start there, backward passes end there.

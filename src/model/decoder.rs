@@ -4,6 +4,8 @@
 //! Keys and values of what was decoded so far are kept, apart for each hypothesis; those of the encoder's output are
 //! computed once a window and shared.
 
+mod backward;
+
 use super::layers::{LayerNorm, LinearLayer, copy};
 use super::tensors::{Kind, OperandId, Place, WeightsBuilder};
 use super::{ModelError, Parameters};
@@ -68,29 +70,47 @@ pub struct DecoderActivations {
     rows: usize,
     hypotheses: usize,
     source_rows: usize,
-    x: Slot,
-    normed: Slot,
-    q: Slot,
-    kv: Slot,
-    attended: Slot,
-    pre: Slot,
-    wide: Slot,
+    layers: Vec<LayerActivations>,
+    /// The last layer's output.
+    output: Slot,
     statistics: Slot,
-    log_sum_exp: Slot,
+    // Scratch, overwritten by each layer.
+    normed: Slot,
+    kv: Slot,
+    wide: Slot,
     scratch: Slot,
     logits: Slot,
     moved: Slot,
-    layers: Vec<Kept>,
+    backward: Option<backward::Gradients>,
 }
 
-/// What a layer keeps from call to call.
-struct Kept {
-    /// The last call's queries to the encoder's output, `[rows, D]`.
+/// A layer's; without a backward pass all layers share what need not outlive a call.
+#[derive(Clone, Copy)]
+struct LayerActivations {
+    input: Slot,
+    q: Slot,
+    own_part: PartActivations,
+    /// The queries to the encoder's output, `[rows, D]`; every layer's own.
     cross_q: Slot,
-    /// `[hypotheses, positions, 2, D]`
+    cross_part: PartActivations,
+    /// What the feed-forward part reads.
+    ffn_input: Slot,
+    ffn_statistics: Slot,
+    pre: Slot,
+    /// Keys and values of what was decoded, kept from call to call, `[hypotheses, positions, 2, D]`.
     own: Slot,
-    /// `[source rows, 2, D]`
+    /// Those of the encoder's output, `[source rows, 2, D]`.
     source: Slot,
+}
+
+/// An attention part's, with its norm's; what it reads is the slot before it.
+#[derive(Clone, Copy)]
+struct PartActivations {
+    statistics: Slot,
+    attended: Slot,
+    log_sum_exp: Slot,
+    /// With the residual.
+    sum: Slot,
 }
 
 impl DecoderActivations {
@@ -104,9 +124,8 @@ impl DecoderActivations {
         self.layers[layer].source
     }
 
-    /// The final norm's output of the last call, `[rows, D]`.
-    pub fn hidden(&self) -> Slot {
-        self.normed
+    fn next(&self, index: usize) -> Slot {
+        self.layers.get(index + 1).map_or(self.output, |next| next.input)
     }
 }
 
@@ -123,7 +142,7 @@ impl Decoder {
         let name = format!("{prefix}embed_tokens.weight");
         let embedding = builder.tensor(&name, &[config.vocab_size, d], Kind::Weight)?;
         let name = format!("{prefix}embed_positions.weight");
-        let positions = builder.tensor(&name, &[config.positions, d], Kind::Fixed)?;
+        let positions = builder.tensor(&name, &[config.positions, d], Kind::Weight)?;
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
             builder.enter(Place::Decoder(index), 0);
@@ -183,40 +202,78 @@ impl Decoder {
         hypotheses: usize,
         rows: usize,
     ) -> (ArenaPlan, DecoderActivations) {
-        let (d, heads) = (self.width, self.config.heads);
-        let rows = rows.max(hypotheses);
         let mut plan = ArenaPlan::default();
-        let own = hypotheses * self.config.positions * 2 * d;
+        let shared = self.layer_slots(&mut plan, rows.max(hypotheses));
+        let layer = |plan: &mut ArenaPlan| LayerActivations {
+            cross_q: plan.slot(rows.max(hypotheses) * self.width),
+            ..shared
+        };
+        let sizes = (source_rows, hypotheses, rows.max(hypotheses));
+        let mut activations = self.plan_with(backend, &mut plan, sizes, self.config.positions, layer);
+        activations.logits = plan.slot(hypotheses * self.config.vocab_size);
+        activations.moved = plan.slot(hypotheses * self.config.positions * 2 * self.width);
+        (plan, activations)
+    }
+
+    /// What a call of so many tokens needs of a layer.
+    fn layer_slots(&self, plan: &mut ArenaPlan, rows: usize) -> LayerActivations {
+        let (d, heads) = (self.width, self.config.heads);
+        let part = |plan: &mut ArenaPlan| PartActivations {
+            statistics: plan.slot(rows * 2),
+            attended: plan.slot(rows * d),
+            log_sum_exp: plan.slot(rows * heads),
+            sum: plan.slot(rows * d),
+        };
+        let (own_part, cross_part) = (part(plan), part(plan));
+        LayerActivations {
+            input: plan.slot(rows * d),
+            q: plan.slot(rows * d),
+            own_part,
+            cross_q: plan.slot(rows * d),
+            cross_part,
+            ffn_input: cross_part.sum,
+            ffn_statistics: plan.slot(rows * 2),
+            pre: plan.slot(rows * self.config.ffn),
+            own: plan.slot(0),
+            source: plan.slot(0),
+        }
+    }
+
+    /// Everything but the logits; `positions` are those whose keys and values are kept.
+    fn plan_with<B: DecoderBackend>(
+        &self,
+        backend: &B,
+        plan: &mut ArenaPlan,
+        (source_rows, hypotheses, rows): (usize, usize, usize),
+        positions: usize,
+        layer: impl Fn(&mut ArenaPlan) -> LayerActivations,
+    ) -> DecoderActivations {
+        let d = self.width;
         let scratch = [
             self.attention(rows, source_rows, false),
-            self.attention(rows, self.config.positions, true),
+            self.attention(rows, positions, true),
         ];
         let scratch = scratch.map(|shape| backend.cross_attention_scratch(shape));
-        let layers = (0..self.config.layers).map(|_| Kept {
-            cross_q: plan.slot(rows * d),
-            own: plan.slot(own),
+        let layers = (0..self.config.layers).map(|_| LayerActivations {
+            own: plan.slot(hypotheses * positions * 2 * d),
             source: plan.slot(source_rows * 2 * d),
+            ..layer(plan)
         });
-        let layers = layers.collect();
-        let activations = DecoderActivations {
+        DecoderActivations {
             rows,
             hypotheses,
             source_rows,
-            x: plan.slot(rows * d),
-            normed: plan.slot(rows * d),
-            q: plan.slot(rows * d),
-            kv: plan.slot(rows * 2 * d),
-            attended: plan.slot(rows * d),
-            pre: plan.slot(rows * self.config.ffn),
-            wide: plan.slot(rows * self.config.ffn),
+            layers: layers.collect(),
+            output: plan.slot(rows * d),
             statistics: plan.slot(rows * 2),
-            log_sum_exp: plan.slot(rows * heads),
+            normed: plan.slot(rows * d),
+            kv: plan.slot(rows * 2 * d),
+            wide: plan.slot(rows * self.config.ffn),
             scratch: plan.slot(scratch[0].max(scratch[1])),
-            logits: plan.slot(hypotheses * self.config.vocab_size),
-            moved: plan.slot(own),
-            layers,
-        };
-        (plan, activations)
+            logits: plan.slot(0),
+            moved: plan.slot(0),
+            backward: None,
+        }
     }
 
     /// Computes every layer's keys and values of the encoder's output `[source rows, D]`.
@@ -250,51 +307,56 @@ impl Decoder {
         let (rows, d) = (tokens.len(), self.width);
         assert!(rows <= a.rows, "{rows} tokens in a plan for {}", a.rows);
         let part = |slot: Slot, cols: usize| slot.part(0, rows * cols);
-        let (x, normed, attended) = (part(a.x, d), part(a.normed, d), part(a.attended, d));
-        let (q, kv) = (part(a.q, d), part(a.kv, 2 * d));
-        let (statistics, log_sum_exp) = (part(a.statistics, 2), part(a.log_sum_exp, self.config.heads));
-        let positions: Vec<u32> = match place {
-            Tokens::Prompt { from } => (from..from + rows).map(|position| position as u32).collect(),
-            Tokens::Step { position } => vec![position as u32; rows],
-        };
+        let (normed, kv, wide) = (part(a.normed, d), part(a.kv, 2 * d), part(a.wide, self.config.ffn));
+        let positions = positions_of(place, rows);
         let table = |id| parameters.value(backend, id);
+        let first = part(a.layers.first().map_or(a.output, |layer| layer.input), d);
         backend.gather_rows(&positions, d, table(self.positions), arena.view_mut(backend, normed));
-        backend.gather_rows(tokens, d, table(self.embedding), arena.view_mut(backend, x));
-        super::layers::add(backend, arena, normed, x);
-        for (layer, kept) in self.layers.iter().zip(&a.layers) {
+        backend.gather_rows(tokens, d, table(self.embedding), arena.view_mut(backend, first));
+        super::layers::add(backend, arena, normed, first);
+        for (index, (layer, slots)) in self.layers.iter().zip(&a.layers).enumerate() {
+            let (x, own, cross) = (part(slots.input, d), slots.own_part, slots.cross_part);
+            let (q, attended, sum) = (part(slots.q, d), part(own.attended, d), part(own.sum, d));
+            let statistics = part(own.statistics, 2);
             let norm = &layer.self_norm;
             norm.forward(backend, parameters, arena, rows, x, normed, statistics);
             layer.self_q.forward(backend, parameters, arena, rows, normed, q, false);
             layer
                 .self_kv
                 .forward(backend, parameters, arena, rows, normed, kv, false);
-            self.attend_to_past(backend, arena, a, kept, (q, kv, attended), rows, place);
+            self.attend_to_past(backend, arena, a, slots, kv, rows, place);
+            copy(backend, arena, x, sum);
             layer
                 .self_out
-                .forward(backend, parameters, arena, rows, attended, x, true);
+                .forward(backend, parameters, arena, rows, attended, sum, true);
 
+            let (x, q, attended, sum) = (sum, part(slots.cross_q, d), part(cross.attended, d), part(cross.sum, d));
+            let statistics = part(cross.statistics, 2);
             let norm = &layer.cross_norm;
             norm.forward(backend, parameters, arena, rows, x, normed, statistics);
-            let q = part(kept.cross_q, d);
             layer
                 .cross_q
                 .forward(backend, parameters, arena, rows, normed, q, false);
-            let writes = [attended, log_sum_exp, a.scratch];
-            let ([q, source], [out, log_sum_exp, scratch]) = arena.split(backend, [q, kept.source], writes);
+            let writes = [attended, part(cross.log_sum_exp, self.config.heads), a.scratch];
+            let ([q, source], [out, log_sum_exp, scratch]) = arena.split(backend, [q, slots.source], writes);
             let shape = self.attention(rows, a.source_rows, false);
             backend.cross_attention(shape, q, source, out, log_sum_exp, scratch);
+            copy(backend, arena, x, sum);
             layer
                 .cross_out
-                .forward(backend, parameters, arena, rows, attended, x, true);
+                .forward(backend, parameters, arena, rows, attended, sum, true);
 
+            let (x, next) = (part(slots.ffn_input, d), part(a.next(index), d));
+            let (statistics, pre) = (part(slots.ffn_statistics, 2), part(slots.pre, self.config.ffn));
             let norm = &layer.ffn_norm;
             norm.forward(backend, parameters, arena, rows, x, normed, statistics);
-            let (pre, wide) = (part(a.pre, self.config.ffn), part(a.wide, self.config.ffn));
             layer
                 .fc1
                 .forward_gelu(backend, parameters, arena, rows, normed, pre, wide);
-            layer.fc2.forward(backend, parameters, arena, rows, wide, x, true);
+            copy(backend, arena, x, next);
+            layer.fc2.forward(backend, parameters, arena, rows, wide, next, true);
         }
+        let (x, statistics) = (part(a.output, d), part(a.statistics, 2));
         self.norm
             .forward(backend, parameters, arena, rows, x, normed, statistics);
     }
@@ -305,8 +367,8 @@ impl Decoder {
         backend: &B,
         arena: &mut Arena<B>,
         a: &DecoderActivations,
-        kept: &Kept,
-        (q, kv, out): (Slot, Slot, Slot),
+        slots: &LayerActivations,
+        kv: Slot,
         rows: usize,
         place: Tokens,
     ) {
@@ -316,7 +378,11 @@ impl Decoder {
             Tokens::Step { .. } => rows,
         };
         for hypothesis in 0..calls {
-            let (own, queries, first) = (self.own(kept, hypothesis), rows / calls, hypothesis * (rows / calls));
+            let (own, queries, first) = (
+                self.own(a, slots, hypothesis),
+                rows / calls,
+                hypothesis * (rows / calls),
+            );
             let from = match place {
                 Tokens::Prompt { from } => from,
                 Tokens::Step { position } => position,
@@ -324,10 +390,10 @@ impl Decoder {
             let new = own.part(from * 2 * d, queries * 2 * d);
             copy(backend, arena, kv.part(first * 2 * d, queries * 2 * d), new);
             let keys = from + queries;
-            let reads = [q.part(first * d, queries * d), own.part(0, keys * 2 * d)];
+            let reads = [slots.q.part(first * d, queries * d), own.part(0, keys * 2 * d)];
             let writes = [
-                out.part(first * d, queries * d),
-                a.log_sum_exp.part(first * heads, queries * heads),
+                slots.own_part.attended.part(first * d, queries * d),
+                slots.own_part.log_sum_exp.part(first * heads, queries * heads),
                 a.scratch,
             ];
             let ([q, own], [out, log_sum_exp, scratch]) = arena.split(backend, reads, writes);
@@ -335,12 +401,13 @@ impl Decoder {
         }
     }
 
-    fn own(&self, kept: &Kept, hypothesis: usize) -> Slot {
-        let len = self.config.positions * 2 * self.width;
-        kept.own.part(hypothesis * len, len)
+    fn own(&self, a: &DecoderActivations, slots: &LayerActivations, hypothesis: usize) -> Slot {
+        let len = slots.own.len / a.hypotheses;
+        slots.own.part(hypothesis * len, len)
     }
 
-    /// The logits `[count, V]` of the last call's rows from `first` on; no more rows than there are hypotheses.
+    /// The logits `[count, V]` of the last call's rows from `first` on. Panics where the plan has no room
+    /// for so many: one has room for a row a hypothesis, or, with a backward pass, for all rows.
     pub fn logits<B: DecoderBackend>(
         &self,
         backend: &B,
@@ -350,11 +417,6 @@ impl Decoder {
         first: usize,
         count: usize,
     ) -> Slot {
-        assert!(
-            count <= a.hypotheses,
-            "logits of {count} rows in a plan for {}",
-            a.hypotheses
-        );
         let logits = a.logits.part(0, count * self.config.vocab_size);
         let hidden = a.normed.part(first * self.width, count * self.width);
         let ([hidden], [y]) = arena.split(backend, [hidden], [logits]);
@@ -378,12 +440,19 @@ impl Decoder {
         for kept in &a.layers {
             for (to, from) in moves() {
                 let moved = a.moved.part(to * len, len);
-                copy(backend, arena, self.own(kept, *from).part(0, len), moved);
+                copy(backend, arena, self.own(a, kept, *from).part(0, len), moved);
             }
             for (to, _) in moves() {
                 let moved = a.moved.part(to * len, len);
-                copy(backend, arena, moved, self.own(kept, to).part(0, len));
+                copy(backend, arena, moved, self.own(a, kept, to).part(0, len));
             }
         }
+    }
+}
+
+fn positions_of(place: Tokens, rows: usize) -> Vec<u32> {
+    match place {
+        Tokens::Prompt { from } => (from..from + rows).map(|position| position as u32).collect(),
+        Tokens::Step { position } => vec![position as u32; rows],
     }
 }

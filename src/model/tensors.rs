@@ -155,6 +155,15 @@ impl<B: Backend> Weights<B> {
         layers.max().unwrap_or(0)
     }
 
+    /// Layers of Whisper's decoder.
+    pub fn decoder_layers(&self) -> usize {
+        let layers = self.tensors.iter().filter_map(|tensor| match tensor.place {
+            Place::Decoder(layer) => Some(layer + 1),
+            _ => None,
+        });
+        layers.max().unwrap_or(0)
+    }
+
     /// Number of parameters.
     pub fn parameter_count(&self) -> usize {
         self.tensors.iter().map(|tensor| tensor.range.len()).sum()

@@ -1,13 +1,44 @@
 //! Recordings through Whisper's decoder.
 
-use super::{Error, Session, check_finite};
+use super::{Error, Recognizer, Session, Writer, check_finite};
 use crate::audio::SAMPLE_RATE;
-use crate::decode::whisper::{Progress, Segment, Transcription};
-use crate::{Transcript, Utterance, Word};
+use crate::decode::whisper::{Progress, Segment, Transcription, WhisperDecoder};
+use crate::engine::cpu::CpuBackend;
+use crate::{AdaptationConfig, Method, Trace, Transcript, Utterance, Word};
 use std::borrow::Cow;
 use std::time::Instant;
 
+/// Whisper's decoder and what it runs on.
+pub(super) struct OnBackend {
+    pub(super) backend: CpuBackend,
+    pub(super) decoder: WhisperDecoder<CpuBackend>,
+}
+
+impl Recognizer {
+    /// Whether the model can be adapted so: an error that says why not.
+    pub fn check_adaptation(&self, config: &AdaptationConfig) -> Result<(), Error> {
+        let episodic = matches!(config.method, Method::Suta | Method::Sdpl | Method::SequenceEntropy);
+        let plain = config.stop_when_settled.is_none() && config.skip_confident.is_none() && !config.safeguard;
+        let only_whisper = config.method == Method::SequenceEntropy || config.whisper.is_some();
+        match self.loaded.writer {
+            _ if config.method == Method::None => Ok(()),
+            Writer::Whisper(_) if episodic && plain && config.compatibility.is_none() => Ok(()),
+            Writer::Whisper(_) => Err(Error::NotAdaptable),
+            Writer::Ctc(_) if only_whisper => Err(Error::NoDecoderToAdapt),
+            Writer::Ctc(_) => Ok(()),
+        }
+    }
+}
+
 impl Session {
+    /// The same as one utterance that starts `start` seconds into its recording.
+    pub(super) fn transcribe_whisper_utterance(&mut self, samples: &[f32], start: f64) -> Result<Utterance, Error> {
+        let heard = self.transcribe_whisper(samples, start, &mut |_| true)?;
+        let joined = joined(heard.unwrap_or_default(), start);
+        self.trace = trace(&joined);
+        Ok(joined)
+    }
+
     /// Samples that start `start` seconds into their recording, in Whisper's windows; `None` where `progress` stopped it.
     pub(super) fn transcribe_whisper(
         &mut self,
@@ -86,10 +117,19 @@ fn moved(segment: Segment, offset: f64) -> Segment {
 fn utterance(segment: Segment, offset: f64, rate: f64) -> Utterance {
     let segment = moved(segment, offset);
     let text = segment.text.trim().to_string();
+    let adaptation = segment.adaptation.unwrap_or_default();
     Utterance {
-        unadapted_text: text.clone(),
+        unadapted_text: segment.unadapted_text.unwrap_or_else(|| text.clone()),
         text,
         words: segment.words,
+        entropy_before: adaptation.entropy_before,
+        entropy_after: adaptation.entropy_after,
+        losses: adaptation.losses,
+        steps: adaptation.steps,
+        forwards: adaptation.forwards,
+        backwards: adaptation.backwards,
+        guard: adaptation.guard,
+        evidence: adaptation.evidence,
         compute_seconds: rate * (segment.end - segment.start),
         real_time_factor: rate,
         decoding: Some(segment.decoding),
@@ -97,16 +137,40 @@ fn utterance(segment: Segment, offset: f64, rate: f64) -> Utterance {
     }
 }
 
+/// An utterance's texts before and after adaptation, for who wants to see its steps.
+fn trace(utterance: &Utterance) -> Trace {
+    let mut texts = vec![(0, utterance.unadapted_text.clone())];
+    if utterance.steps > 0 {
+        texts.push((utterance.steps, utterance.text.clone()));
+    }
+    Trace {
+        texts,
+        entropies: vec![utterance.entropy_before, utterance.entropy_after],
+        forwards: utterance.forwards,
+        source_seconds: 0.0,
+    }
+}
+
 /// All of a transcript as one utterance that starts at `start`.
-pub(super) fn joined(transcript: Transcript, start: f64) -> Utterance {
+fn joined(transcript: Transcript, start: f64) -> Utterance {
     let text = transcript.text();
+    let unadapted: Vec<&str> = transcript
+        .utterances
+        .iter()
+        .map(|utterance| utterance.unadapted_text.as_str())
+        .collect();
+    let unadapted_text = unadapted
+        .into_iter()
+        .filter(|text| !text.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ");
     let compute_seconds = transcript
         .utterances
         .iter()
         .map(|utterance| utterance.compute_seconds)
         .sum();
     let mut joined = Utterance {
-        unadapted_text: text.clone(),
+        unadapted_text,
         text,
         compute_seconds,
         real_time_factor: if transcript.duration > 0.0 {
@@ -118,6 +182,16 @@ pub(super) fn joined(transcript: Transcript, start: f64) -> Utterance {
     };
     for utterance in transcript.utterances {
         joined.words.extend(utterance.words);
+        joined.steps = joined.steps.max(utterance.steps);
+        joined.forwards += utterance.forwards;
+        joined.backwards += utterance.backwards;
+        joined.guard = joined.guard.or(utterance.guard);
+        joined.evidence = joined.evidence.or(utterance.evidence);
+        joined.entropy_before = joined.entropy_before.or(utterance.entropy_before);
+        joined.entropy_after = joined.entropy_after.or(utterance.entropy_after);
+        if joined.losses.is_empty() {
+            joined.losses = utterance.losses;
+        }
         match (&mut joined.decoding, utterance.decoding) {
             (Some(first), Some(next)) => first.tokens.extend(next.tokens),
             (first, next) => *first = first.take().or(next),

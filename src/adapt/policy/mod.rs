@@ -36,7 +36,7 @@ impl<S> Policy<S> {
     /// At the start of a stream.
     pub(super) fn new<M: Moves<Snapshot = S>>(config: &AdaptationConfig, moves: &mut M) -> Result<Self, EngineError> {
         Ok(match config.method {
-            Method::None | Method::Suta | Method::Sdpl => Self::Episodic,
+            Method::None | Method::Suta | Method::Sdpl | Method::SequenceEntropy => Self::Episodic,
             Method::Guarded => Self::Guarded(Guarded::default()),
             Method::Cea => Self::Cea(Cea::new(moves)?),
             Method::Csuta => Self::Csuta(Csuta::new(moves)?),

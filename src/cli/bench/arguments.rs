@@ -2,7 +2,7 @@
 
 use crate::audio::mix::{Condition, ConditionError, MixerCompatibility};
 use crate::cli::EXIT_CODES;
-use crate::cli::transcribe::ProgressChoice;
+use crate::cli::transcribe::{DecodingArguments, ProgressChoice};
 use crate::eval::Normaliser;
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -100,6 +100,9 @@ pub(super) struct RunArguments {
     /// per condition; json: an object per event; none: errors only.
     #[arg(long, value_name = "HOW", default_value = "auto")]
     pub(super) progress: ProgressChoice,
+
+    #[command(flatten)]
+    pub(super) decoding: DecodingArguments,
 
     #[command(flatten)]
     pub(super) conditions: ConditionArguments,

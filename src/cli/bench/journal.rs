@@ -1,6 +1,7 @@
 //! The journal of a run directory: one line of JSON per utterance that was recognised, appended as it is done.
 
 use crate::Guard;
+use crate::decode::whisper::Evidence;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -26,6 +27,9 @@ pub(super) struct Recognised {
     pub(super) step_texts: Vec<(usize, String)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) guard: Option<Guard>,
+    /// A Whisper's, on its adapted text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) evidence: Option<Evidence>,
     /// How many the utterance was cut into, for being longer than the model can take.
     pub(super) pieces: usize,
     /// Forward passes made.

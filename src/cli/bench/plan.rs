@@ -5,6 +5,7 @@ use super::methods::{MethodSpec, is_episodic};
 use crate::audio::mix::{Condition, Mixer, MixerCompatibility, NamedStream, Prepared, StreamPlan};
 use crate::cli::Failure;
 use crate::cli::transcribe::load_model;
+use crate::decode::whisper::DecodingOptions;
 use crate::eval::testset::{TestSet, TestSetOptions, TestUtterance};
 use crate::{AdaptationConfig, Device, Recognizer};
 use std::collections::HashMap;
@@ -27,6 +28,8 @@ pub(super) struct Plan {
     /// Each once; those of streams' blocks too.
     pub(super) conditions: Vec<Prepared>,
     pub(super) lanes: Vec<Lane>,
+    /// Of Whispers.
+    pub(super) decoding: DecodingOptions,
     pub(super) seed: u64,
     pub(super) compatibility: MixerCompatibility,
 }
@@ -103,17 +106,7 @@ impl Plan {
         }
         tell_apart(&mut lanes);
         let models = models(&typed.model)?;
-        let adapting = methods.iter().find(|method| method.name != "none");
-        let whisper = models.iter().find(|model| model.is_whisper());
-        if let (Some(method), Some(whisper)) = (adapting, whisper) {
-            return Err(Failure::usage(format_args!(
-                "{}: method {}: {}",
-                whisper.info().name,
-                method.name,
-                crate::Error::NotAdaptable
-            )));
-        }
-        let settings = models
+        let settings: Vec<Vec<AdaptationConfig>> = models
             .iter()
             .map(|model| {
                 methods
@@ -122,6 +115,13 @@ impl Plan {
                     .collect()
             })
             .collect();
+        for (model, settings) in models.iter().zip(&settings) {
+            for (method, config) in methods.iter().zip(settings) {
+                model.check_adaptation(config).map_err(|error| {
+                    Failure::usage(format_args!("{}: method {}: {error}", model.info().name, method.name))
+                })?;
+            }
+        }
         let contents = contents(&sets);
         Ok(Self {
             models,
@@ -131,6 +131,7 @@ impl Plan {
             contents,
             conditions,
             lanes,
+            decoding: typed.decoding.options(),
             seed: typed.seed,
             compatibility,
         })
@@ -139,6 +140,10 @@ impl Plan {
     /// The method that a model's unadapted transcripts come from: the first that adapts to each utterance by itself,
     /// for it begins with the source model; else `none` itself.
     pub(super) fn source(&self, model: usize) -> usize {
+        // Where a Whisper's next window begins depends on what it wrote in the last one, adapted or not.
+        if self.models[model].is_whisper() {
+            return 0;
+        }
         let adapts = |config: &AdaptationConfig| config.planned_steps() > 0 && is_episodic(config);
         self.settings[model].iter().position(adapts).unwrap_or(0)
     }
@@ -233,7 +238,7 @@ impl Plan {
                 .collect();
             blake3::hash(identities.join("\n").as_bytes()).to_hex().to_string()
         });
-        let parts = serde_json::json!({
+        let mut parts = serde_json::json!({
             "schema": RESULT_SCHEMA,
             "model": self.models[model].info().identity,
             "adaptation": config,
@@ -242,6 +247,10 @@ impl Plan {
             "audio": content,
             "carried": carried,
         });
+        // Other models' keys are as they were before there were decoders.
+        if self.models[model].is_whisper() {
+            parts["decoding"] = serde_json::json!(self.decoding);
+        }
         Ok(blake3::hash(parts.to_string().as_bytes()).to_hex().to_string())
     }
 }

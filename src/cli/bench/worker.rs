@@ -208,6 +208,7 @@ impl Worker {
                 result.steps.min(utterance.steps)
             };
             result.guard = result.guard.or(utterance.guard);
+            result.evidence = result.evidence.or(utterance.evidence);
             result.forwards += trace.forwards;
             source += trace.source_seconds;
             // Steps of different pieces are not one utterance's.
@@ -230,7 +231,7 @@ impl Worker {
             let config = &plan.settings[task.model][task.method];
             // One thread: the order of sums, and so the result, does not depend on how many there are.
             let mut session = plan.models[task.model]
-                .session(config, 1)
+                .decoding_session(config, &plan.decoding, 1)
                 .map_err(|error| error.to_string())?;
             session.trace_steps(&kept_steps(config));
             self.session = Some((of, session));

@@ -5,7 +5,7 @@ use crate::adapt::Selection;
 use crate::cli::{Exit, Failure};
 use crate::engine::cpu::CpuBackend;
 use crate::model::{CtcModel, Input, ModelConfig, ModelError, ModelFiles, NamedTensor, Symbol, Vocabulary};
-use crate::{AdaptationConfig, Compatibility, ParameterChoice};
+use crate::{AdaptationConfig, Compatibility, Half, ParameterChoice};
 use clap::Args;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
@@ -143,7 +143,8 @@ fn report(files: ModelFiles, model: &CtcModel<CpuBackend>) -> Report {
     let weights = model.weights();
     let used: HashSet<&str> = weights.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
     let unused = files.checkpoint.names().into_iter().filter(|name| !used.contains(name));
-    let adapted = CHOICES.map(|(name, choice)| adapted(name, choice, weights.tensors(), weights.layers()));
+    let layers = (weights.layers(), weights.decoder_layers());
+    let adapted = CHOICES.map(|(name, choice)| adapted(name, choice, weights.tensors(), layers));
     let (input, mel_bands, normalised) = match config.input() {
         Input::LogMel { bands } => ("log-mel", Some(bands), None),
         Input::Waveform { normalise } => ("waveform", None, Some(normalise)),
@@ -218,11 +219,17 @@ fn symbols(vocabulary: &Vocabulary) -> Symbols {
     }
 }
 
-fn adapted(parameters: &'static str, choice: ParameterChoice, tensors: &[NamedTensor], layers: usize) -> Adapted {
+fn adapted(
+    parameters: &'static str,
+    choice: ParameterChoice,
+    tensors: &[NamedTensor],
+    layers: (usize, usize),
+) -> Adapted {
     let selection = Selection {
         choice,
         top_layers: None,
         compatibility: Compatibility::Suta,
+        half: Half::Both,
     };
     let chosen: Vec<&NamedTensor> = tensors
         .iter()
@@ -312,7 +319,7 @@ fn describe(report: &Report) -> String {
     };
     let parameters = CHOICES.iter().find(|(_, choice)| *choice == adaptation.parameters);
     let settings = match report.decoder {
-        Some(_) => "none: a Whisper's decoder is not adapted".to_string(),
+        Some(_) => "none unless --adapt asks for it (suta, sdpl or sequence-entropy)".to_string(),
         None => format!(
             "{chosen}: lr {:e}, {}, {} steps",
             adaptation.learning_rate,

@@ -4,7 +4,7 @@ use super::decoding::DecodingArguments;
 use super::streams::StreamBy;
 use crate::cli::{EXIT_CODES, Failure};
 use crate::output::Format;
-use crate::{Device, ParameterChoice, Reset};
+use crate::{Device, Method, ParameterChoice, Reset};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -102,7 +102,8 @@ pub(in crate::cli) struct AdaptationArguments {
     /// transcript as the target), cea (confidence-weighted entropy, then temporal coherence), or none; or a continual
     /// method, which carries what it learned from one recording to the next: guarded (from the source model and from
     /// what the stream taught, whichever evidence favours), csuta (no reset ever), dsuta (fast and slow), replay (dsuta
-    /// that rehearses what it heard) or awmc (anchor, leader, chaser) [default: suta].
+    /// that rehearses what it heard) or awmc (anchor, leader, chaser). A Whisper that writes with its decoder has suta (the
+    /// token entropy of its own text), sdpl and sequence-entropy (the entropy over texts) [default: suta; Whisper: none].
     #[arg(long, value_name = "METHOD", hide_possible_values = true)]
     pub(super) adapt: Option<MethodChoice>,
 
@@ -119,7 +120,7 @@ pub(in crate::cli) struct AdaptationArguments {
     pub(super) temperature: Option<f64>,
 
     /// Which tensors move: layer-norm, feature (the convolutions, and the projection after them), layer-norm+feature,
-    /// bias, bias+layer-norm or all [default: the model's].
+    /// bias, bias+layer-norm, layer-norm+conv-bias or all [default: the model's].
     #[arg(long, value_name = "WHICH", value_parser = parameters(), hide_possible_values = true)]
     pub(super) parameters: Option<ParameterChoice>,
 
@@ -145,6 +146,18 @@ pub(in crate::cli) struct AdaptationArguments {
     /// Take back a step that raises the loss or turns every frame blank, and try it again at half the learning rate.
     #[arg(long)]
     pub(super) safeguard: bool,
+
+    /// Whisper: which half moves, encoder, decoder or both [default: decoder].
+    #[arg(long, value_name = "WHICH", hide_possible_values = true)]
+    pub(super) half: Option<HalfChoice>,
+
+    /// Whisper, sequence-entropy: texts drawn a step [default: 4].
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u8).range(2..=32))]
+    pub(super) samples: Option<u8>,
+
+    /// Whisper: let the adapted text stand whatever the evidence says.
+    #[arg(long)]
+    pub(super) no_guard: bool,
 
     /// Keep a published implementation's quirks. suta: its optimiser lists the feature extractor's tensors two to
     /// five times, for as many updates a step; sdpl's softmax runs over time. dsuta: its optimiser's list.
@@ -242,6 +255,33 @@ pub(super) enum MethodChoice {
     Cea,
     Replay,
     Guarded,
+    SequenceEntropy,
+}
+
+impl MethodChoice {
+    /// What it stands for.
+    pub(super) fn method(self) -> Method {
+        match self {
+            Self::None => Method::None,
+            Self::Suta => Method::Suta,
+            Self::Sdpl => Method::Sdpl,
+            Self::Csuta => Method::Csuta,
+            Self::Dsuta => Method::Dsuta,
+            Self::Awmc => Method::Awmc,
+            Self::Cea => Method::Cea,
+            Self::Replay => Method::Replay,
+            Self::Guarded => Method::Guarded,
+            Self::SequenceEntropy => Method::SequenceEntropy,
+        }
+    }
+}
+
+/// A value of `--half`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum HalfChoice {
+    Encoder,
+    Decoder,
+    Both,
 }
 
 /// A value of `--compat`.
@@ -272,6 +312,7 @@ fn parameters() -> impl TypedValueParser<Value = ParameterChoice> {
         "layer-norm+feature",
         "bias",
         "bias+layer-norm",
+        "layer-norm+conv-bias",
         "all",
     ];
     PossibleValuesParser::new(names).map(|name| match name.as_str() {
@@ -279,6 +320,7 @@ fn parameters() -> impl TypedValueParser<Value = ParameterChoice> {
         "layer-norm+feature" => ParameterChoice::LayerNormAndFeature,
         "bias" => ParameterChoice::Bias,
         "bias+layer-norm" => ParameterChoice::BiasAndLayerNorm,
+        "layer-norm+conv-bias" => ParameterChoice::LayerNormAndConvBias,
         "all" => ParameterChoice::All,
         _ => ParameterChoice::LayerNorm,
     })

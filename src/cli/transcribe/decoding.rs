@@ -136,7 +136,7 @@ impl DecodingArguments {
     }
 
     /// faster-whisper's defaults, with the options typed in their place.
-    pub(super) fn options(&self) -> DecodingOptions {
+    pub(in crate::cli) fn options(&self) -> DecodingOptions {
         let default = DecodingOptions::default();
         let temperature = if self.temperature_fallback.is_empty() {
             default.temperature

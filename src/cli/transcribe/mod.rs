@@ -16,6 +16,7 @@ mod streams;
 mod worker;
 
 pub(super) use arguments::{AdaptationArguments, Arguments, ProgressChoice};
+pub(super) use decoding::DecodingArguments;
 pub(super) use outputs::lock;
 pub(super) use progress::{BAR_UNITS, bar, clock, event};
 pub(super) use queue::Queue;

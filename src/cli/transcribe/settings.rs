@@ -1,6 +1,6 @@
 //! What the arguments mean: checked against each other, with the defaults filled in.
 
-use super::arguments::{AdaptationArguments, Arguments, CompatChoice, FormatChoice, MethodChoice};
+use super::arguments::{AdaptationArguments, Arguments, CompatChoice, FormatChoice, HalfChoice, MethodChoice};
 use super::decoding::DecodingArguments;
 use super::streams::StreamBy;
 use crate::cli::{Failure, cores};
@@ -8,7 +8,7 @@ use crate::decode::whisper::DecodingOptions;
 use crate::engine::EngineError;
 use crate::model::ModelError;
 use crate::output::Format;
-use crate::{AdaptationConfig, Compatibility, Device, Error, Method, ModelInfo, Recognizer, Reset, Settled};
+use crate::{AdaptationConfig, Compatibility, Device, Error, Half, Method, ModelInfo, Recognizer, Reset, Settled};
 use std::path::{Path, PathBuf};
 
 /// Raised when the same audio, model and settings would give other outputs than before, so that a resumed run
@@ -155,6 +155,10 @@ fn distinct_formats(choices: &[FormatChoice]) -> Vec<Format> {
 pub(in crate::cli) fn adaptation(typed: &AdaptationArguments, of_model: AdaptationConfig) -> AdaptationConfig {
     let mut config = match typed.adapt {
         Some(MethodChoice::None) => return AdaptationConfig::none(),
+        // One set of settings serves all of a Whisper's methods.
+        method if of_model.whisper.is_some() => {
+            AdaptationConfig::of_method(method.map_or(of_model.method, MethodChoice::method), &of_model)
+        }
         Some(MethodChoice::Sdpl) => AdaptationConfig::sdpl(),
         Some(MethodChoice::Awmc) => AdaptationConfig::awmc(),
         Some(MethodChoice::Cea) if typed.paper => AdaptationConfig::cea(),
@@ -167,6 +171,7 @@ pub(in crate::cli) fn adaptation(typed: &AdaptationArguments, of_model: Adaptati
         Some(MethodChoice::Dsuta) => AdaptationConfig::of_method(Method::Dsuta, &of_model),
         Some(MethodChoice::Replay) => AdaptationConfig::of_method(Method::Replay, &of_model),
         Some(MethodChoice::Guarded) => AdaptationConfig::of_method(Method::Guarded, &of_model),
+        Some(MethodChoice::SequenceEntropy) => AdaptationConfig::of_method(Method::SequenceEntropy, &of_model),
         Some(MethodChoice::Suta) | None if typed.paper => AdaptationConfig::paper(),
         Some(MethodChoice::Suta) | None => of_model,
     };
@@ -186,6 +191,17 @@ pub(in crate::cli) fn adaptation(typed: &AdaptationArguments, of_model: Adaptati
         let steps = typed.settled_steps.map_or(Settled::default().steps, usize::from);
         config.stop_when_settled = Some(Settled { loss_change, steps });
     }
+    if typed.half.is_some() || typed.samples.is_some() || typed.no_guard {
+        let whisper = config.whisper.get_or_insert_default();
+        whisper.half = match typed.half {
+            Some(HalfChoice::Encoder) => Half::Encoder,
+            Some(HalfChoice::Decoder) => Half::Decoder,
+            Some(HalfChoice::Both) => Half::Both,
+            None => whisper.half,
+        };
+        whisper.samples = typed.samples.map_or(whisper.samples, usize::from);
+        whisper.guard &= !typed.no_guard;
+    }
     config.skip_confident = typed.skip_confident.or(config.skip_confident);
     config.safeguard |= typed.safeguard;
     match typed.compat {
@@ -196,16 +212,18 @@ pub(in crate::cli) fn adaptation(typed: &AdaptationArguments, of_model: Adaptati
     config
 }
 
-/// Refuses what the loaded model cannot do: a Whisper's decoder is not adapted, and other models have none.
+/// Refuses what the loaded model cannot do: methods that are not a Whisper's, and options of decoders where there is none.
 pub(super) fn check_model(
     recognizer: &Recognizer,
     adaptation: &AdaptationArguments,
     decoding: &DecodingArguments,
 ) -> Result<(), Failure> {
+    let config = self::adaptation(adaptation, recognizer.default_adaptation());
+    recognizer.check_adaptation(&config).map_err(Failure::usage)?;
     if recognizer.is_whisper() {
-        return match adaptation.adapt {
-            None | Some(MethodChoice::None) => Ok(()),
-            Some(_) => Err(Failure::usage(crate::Error::NotAdaptable)),
+        return match adaptation.save_adapted.is_some() || adaptation.paper || adaptation.fast {
+            true if config.method != Method::None => Err(Failure::usage(crate::Error::NotAdaptable)),
+            _ => Ok(()),
         };
     }
     match decoding.typed() {
@@ -231,6 +249,9 @@ pub(super) fn idle_options(typed: &AdaptationArguments) -> Vec<&'static str> {
         ("--stop-when-settled", typed.stop_when_settled.is_some()),
         ("--skip-confident", typed.skip_confident.is_some()),
         ("--safeguard", typed.safeguard),
+        ("--half", typed.half.is_some()),
+        ("--samples", typed.samples.is_some()),
+        ("--no-guard", typed.no_guard),
         ("--compat", typed.compat.is_some()),
         ("--paper", typed.paper),
         ("--fast", typed.fast),

@@ -3,7 +3,7 @@
 use super::Task;
 use super::sequential::Recording;
 use crate::engine::DecoderBackend;
-use crate::model::{Parameters, Tokenizer, Tokens};
+use crate::model::{Tokenizer, Tokens};
 
 /// Frames of the encoder's output a second.
 const TOKENS_PER_SECOND: f64 = 50.0;
@@ -23,7 +23,7 @@ pub(super) struct Aligned {
     pub(super) probability: f64,
 }
 
-impl<B: DecoderBackend, P: Parameters<B>> Recording<'_, B, P> {
+impl<B: DecoderBackend> Recording<'_, B> {
     /// The words of text tokens in the window that was encoded, of which `size` log-mel frames hold sound.
     pub(super) fn align(&mut self, text: &[u32], language: Option<u32>, size: usize) -> Vec<Aligned> {
         let tokenizer = &self.generation.tokenizer;

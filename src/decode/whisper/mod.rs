@@ -1,6 +1,7 @@
 //! Whisper's autoregressive decoding, as faster-whisper and CTranslate2 do it: windows of 30 s one after the other, each
 //! searched for its likeliest text under Whisper's rules.
 
+mod adaptation;
 mod alignment;
 mod options;
 mod rules;
@@ -9,12 +10,14 @@ mod sequential;
 mod window;
 mod words;
 
+pub use adaptation::{Evidence, WindowAdaptation};
 pub use options::{DecodingOptions, Task};
 pub use sequential::Segment;
 pub use window::compression_ratio;
 
+use crate::AdaptationConfig;
 use crate::engine::{DecoderBackend, EngineError};
-use crate::model::{CtcModel, Generation, Input, ModelError, Parameters};
+use crate::model::{CtcModel, Generation, Input, ModelError};
 use sequential::Recording;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -84,26 +87,26 @@ pub struct Transcription {
 }
 
 /// A Whisper with the memory to decode one recording at a time.
-pub struct WhisperDecoder<B: DecoderBackend, P: Parameters<B>> {
-    network: Network<B, P>,
+pub struct WhisperDecoder<B: DecoderBackend> {
+    network: Network<B>,
     generation: Arc<Generation>,
     options: DecodingOptions,
     bands: usize,
 }
 
-impl<B: DecoderBackend, P: Parameters<B>> WhisperDecoder<B, P> {
-    /// Memory for decoding with these options. `parameters` are the model's values, adapted or not.
+impl<B: DecoderBackend> WhisperDecoder<B> {
+    /// Memory for decoding with these options, adapting to each window as configured.
     pub fn new(
         backend: &B,
         model: Arc<CtcModel<B>>,
-        parameters: P,
+        config: &AdaptationConfig,
         generation: Arc<Generation>,
         options: DecodingOptions,
     ) -> Result<Self, DecodingError> {
         let Input::LogMel { bands } = model.input() else {
             return Err(DecodingError::NoDecoder);
         };
-        let network = Network::new(backend, model, parameters, options.hypotheses())?;
+        let network = Network::new(backend, model, config, &options)?;
         Ok(Self {
             network,
             generation,

@@ -84,8 +84,21 @@ impl Search<'_> {
         }
     }
 
+    /// The likeliest text token by token, or so many drawn at a temperature.
+    pub(super) fn texts(&self, steps: &mut impl Steps, drawn: Option<(f64, &mut Rng, usize)>) -> Vec<Vec<u32>> {
+        let beams = match drawn {
+            Some((temperature, rng, count)) => self.independent(steps, Some((temperature, rng)), count),
+            None => self.independent(steps, None, 1),
+        };
+        beams.into_iter().map(|beam| beam.tokens).collect()
+    }
+
+    fn sample(&self, steps: &mut impl Steps, drawn: Option<(f64, &mut Rng)>, count: usize) -> Found {
+        self.best(self.independent(steps, drawn, count))
+    }
+
     /// Independent hypotheses, each taking its likeliest token, or one drawn at a temperature.
-    fn sample(&self, steps: &mut impl Steps, mut drawn: Option<(f64, &mut Rng)>, count: usize) -> Found {
+    fn independent(&self, steps: &mut impl Steps, mut drawn: Option<(f64, &mut Rng)>, count: usize) -> Vec<Beam> {
         let mut alive: Vec<Beam> = (0..count).map(|_| self.begin()).collect();
         let mut finished = Vec::new();
         steps.restart(count);
@@ -125,7 +138,7 @@ impl Search<'_> {
             logits = steps.step(&next);
         }
         finished.extend(alive);
-        self.best(finished)
+        finished
     }
 
     fn begin(&self) -> Beam {

@@ -1,9 +1,10 @@
 //! A recording of any length, window after window: each begins where the last one's text ended.
 
+use super::adaptation::{Heard, WindowAdaptation};
 use super::window::{Decoded, Network, Prompt};
 use super::{Decoding, DecodingError, DecodingOptions, Progress, SpokenLanguage, TIME_PRECISION};
 use crate::engine::DecoderBackend;
-use crate::model::{Generation, Parameters};
+use crate::model::Generation;
 use fastrand::Rng;
 
 /// Log-mel frames a second.
@@ -24,12 +25,17 @@ pub struct Segment {
     pub decoding: Decoding,
     /// With times, where they were asked for.
     pub words: Vec<crate::Word>,
+    /// Where adaptation changed the window's text: with its first segment all of the source model's, with the others
+    /// nothing.
+    pub unadapted_text: Option<String>,
+    /// How the window was adapted to: with its first segment.
+    pub adaptation: Option<WindowAdaptation>,
 }
 
 /// Everything that does not change from window to window.
-pub(super) struct Recording<'a, B: DecoderBackend, P: Parameters<B>> {
+pub(super) struct Recording<'a, B: DecoderBackend> {
     pub(super) backend: &'a B,
-    pub(super) network: &'a mut Network<B, P>,
+    pub(super) network: &'a mut Network<B>,
     pub(super) generation: &'a Generation,
     pub(super) options: &'a DecodingOptions,
     /// `[frames, bands]`
@@ -58,7 +64,7 @@ pub(super) struct Split {
     pub(super) ends_alone: bool,
 }
 
-impl<B: DecoderBackend, P: Parameters<B>> Recording<'_, B, P> {
+impl<B: DecoderBackend> Recording<'_, B> {
     fn frames(&self) -> usize {
         self.log_mel.len() / self.bands
     }
@@ -146,13 +152,34 @@ impl<B: DecoderBackend, P: Parameters<B>> Recording<'_, B, P> {
             }
             let prefix = self.options.prefix.as_deref().filter(|_| seek == 0);
             let previous = &written[forgotten..];
-            let prompt = Prompt::new(self.generation, self.options, language, previous, positions, prefix);
-            let decoded = self
+            let prompt = |options| Prompt::new(self.generation, options, language, previous, positions, prefix);
+            let timed = prompt(self.options);
+            let plain = self
                 .network
-                .generate(self.backend, self.generation, self.options, &prompt, &mut rng);
+                .adaptation
+                .as_ref()
+                .map(|adaptation| prompt(&adaptation.options));
+            let mut decoded = self
+                .network
+                .generate(self.backend, self.generation, self.options, &timed, &mut rng);
             if self.is_silence(&decoded) {
                 seek += size;
                 continue;
+            }
+            let (mut adaptation, was_adapted, before) = (None, plain.is_some(), decoded.tokens.clone());
+            if let Some(plain) = plain {
+                let heard = Heard {
+                    prompt: &timed,
+                    plain: &plain,
+                    unadapted: decoded,
+                };
+                (decoded, adaptation) =
+                    self.network
+                        .adapt(self.backend, self.generation, self.options, heard, &mut rng);
+            }
+            let (changed, mut unadapted_text) = (decoded.tokens != before, String::new());
+            if let Some(adaptation) = &adaptation {
+                unadapted_text.clone_from(&adaptation.unadapted_text);
             }
             let offset = seek as f64 / FRAMES_PER_SECOND;
             let mut split = split_by_timestamps(&decoded.tokens, tokenizer.timestamp_begin(), offset, size);
@@ -170,6 +197,8 @@ impl<B: DecoderBackend, P: Parameters<B>> Recording<'_, B, P> {
                     end: piece.end,
                     text,
                     words: piece.words,
+                    unadapted_text: changed.then(|| std::mem::take(&mut unadapted_text)),
+                    adaptation: adaptation.take(),
                     decoding: Decoding {
                         seek,
                         tokens: piece.tokens,
@@ -179,6 +208,11 @@ impl<B: DecoderBackend, P: Parameters<B>> Recording<'_, B, P> {
                         no_speech_prob: decoded.no_speech_prob,
                     },
                 });
+            }
+            if was_adapted {
+                // The next window begins with the source model.
+                self.network.parameters.restore_source(self.backend);
+                self.encoded = None;
             }
             let doubtful = decoded.temperature > self.options.prompt_reset_on_temperature;
             if !self.options.condition_on_previous_text || doubtful {

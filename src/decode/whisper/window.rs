@@ -1,24 +1,28 @@
 //! One window of 30 s: the encoder, the prompt, and a search at one temperature after the other until its result
 //! passes the thresholds.
 
+use super::adaptation::Adaptation;
 use super::rules::Rules;
 use super::search::{Found, Search, Steps};
 use super::{DecodingError, DecodingOptions, Task};
+use crate::adapt::{AdaptedParameters, Selection};
 use crate::engine::cpu::log_sum_exp;
 use crate::engine::{Arena, DecoderBackend};
-use crate::model::{
-    Activations, CtcModel, Decoder, DecoderActivations, Generation, Input, KEEP_NOTHING, Parameters, Tokens,
-};
+use crate::model::{Activations, CtcModel, Decoder, DecoderActivations, Generation, Input, KEEP_NOTHING, Tokens};
+use crate::{AdaptationConfig, Method};
 use fastrand::Rng;
 use flate2::{Compression, write::ZlibEncoder};
 use std::io::Write;
 use std::sync::Arc;
 
+pub(super) const DECODER: &str = "a network is only made of a model with a decoder";
+
 /// A model with the memory for one window.
-pub(super) struct Network<B: DecoderBackend, P: Parameters<B>> {
+pub(super) struct Network<B: DecoderBackend> {
     pub(super) model: Arc<CtcModel<B>>,
-    pub(super) parameters: P,
-    encoder: (Arena<B>, Activations),
+    pub(super) parameters: AdaptedParameters<B>,
+    pub(super) adaptation: Option<Adaptation<B>>,
+    pub(super) encoder: (Arena<B>, Activations),
     pub(super) decoder: (Arena<B>, DecoderActivations),
     bands: usize,
     hypotheses: usize,
@@ -27,9 +31,9 @@ pub(super) struct Network<B: DecoderBackend, P: Parameters<B>> {
 }
 
 /// A prompt that the decoder has read, and how far hypotheses have come.
-struct Hypotheses<'a, B: DecoderBackend, P: Parameters<B>> {
+struct Hypotheses<'a, B: DecoderBackend> {
     backend: &'a B,
-    network: &'a mut Network<B, P>,
+    network: &'a mut Network<B>,
     first: Vec<f32>,
     prompt: usize,
     length: usize,
@@ -57,26 +61,31 @@ pub(super) struct Decoded {
     pub(super) no_speech_prob: f64,
 }
 
-impl<B: DecoderBackend, P: Parameters<B>> Network<B, P> {
+impl<B: DecoderBackend> Network<B> {
     pub(super) fn new(
         backend: &B,
         model: Arc<CtcModel<B>>,
-        parameters: P,
-        hypotheses: usize,
+        config: &AdaptationConfig,
+        options: &DecodingOptions,
     ) -> Result<Self, DecodingError> {
         let Input::LogMel { bands } = model.input() else {
             return Err(DecodingError::NoDecoder);
         };
         let values = model.config().most_input_values();
         let decoder = model.decoder().ok_or(DecodingError::NoDecoder)?;
-        let (plan, encoder) = model
-            .plan(backend, values, KEEP_NOTHING)
-            .ok_or(DecodingError::NoDecoder)?;
+        let parameters = AdaptedParameters::new(backend, model.weights().clone(), Selection::of(config))?;
+        let keep_from = if model.adapts_encoder(&parameters) {
+            model.lowest_adapted_stage(&parameters)
+        } else {
+            KEEP_NOTHING
+        };
+        let (plan, encoder) = model.plan(backend, values, keep_from).ok_or(DecodingError::NoDecoder)?;
         let encoder = (Arena::new(backend, plan.total())?, encoder);
-        let rows = encoder.1.output_frames();
+        let (rows, hypotheses) = (encoder.1.output_frames(), options.hypotheses().max(drawn(config)));
         let (plan, activations) = decoder.plan(backend, rows, hypotheses, decoder.config().positions);
         let decoder = (Arena::new(backend, plan.total())?, activations);
         Ok(Self {
+            adaptation: Adaptation::new(backend, &model, &parameters, config, options)?,
             model,
             parameters,
             encoder,
@@ -88,9 +97,7 @@ impl<B: DecoderBackend, P: Parameters<B>> Network<B, P> {
     }
 
     pub(super) fn decoder_layers(&self) -> &Decoder {
-        self.model
-            .decoder()
-            .expect("a network is only made of a model with a decoder")
+        self.model.decoder().expect(DECODER)
     }
 
     /// Encodes log-mel frames `[frames, bands]`, followed by zeros up to a window's length.
@@ -100,21 +107,20 @@ impl<B: DecoderBackend, P: Parameters<B>> Network<B, P> {
         let (arena, activations) = &mut self.encoder;
         self.model.load_input(backend, arena, activations, &window);
         self.model.forward(backend, &self.parameters, arena, activations, 0);
-        let encoded = arena.view(backend, activations.encoded());
-        let decoder = self
-            .model
-            .decoder()
-            .expect("a network is only made of a model with a decoder");
+        self.load_source(backend);
+    }
+
+    /// Computes the decoder's keys and values of what is encoded.
+    pub(super) fn load_source(&mut self, backend: &B) {
+        let encoded = self.encoder.0.view(backend, self.encoder.1.encoded());
+        let decoder = self.model.decoder().expect(DECODER);
         let (arena, activations) = &mut self.decoder;
         decoder.load_source(backend, &self.parameters, arena, activations, encoded);
     }
 
     /// The logits `[V]` after a token of a prompt that was run.
     fn logits(&mut self, backend: &B, row: usize, count: usize) -> Vec<f32> {
-        let decoder = self
-            .model
-            .decoder()
-            .expect("a network is only made of a model with a decoder");
+        let decoder = self.model.decoder().expect(DECODER);
         let (arena, activations) = &mut self.decoder;
         let slot = decoder.logits(backend, &self.parameters, arena, activations, row, count);
         let mut logits = vec![0.0; slot.len];
@@ -124,10 +130,7 @@ impl<B: DecoderBackend, P: Parameters<B>> Network<B, P> {
 
     /// Runs tokens through the decoder.
     pub(super) fn run(&mut self, backend: &B, tokens: &[u32], place: Tokens) {
-        let decoder = self
-            .model
-            .decoder()
-            .expect("a network is only made of a model with a decoder");
+        let decoder = self.model.decoder().expect(DECODER);
         let (arena, activations) = &mut self.decoder;
         decoder.forward(backend, &self.parameters, arena, activations, tokens, place);
     }
@@ -196,6 +199,63 @@ impl<B: DecoderBackend, P: Parameters<B>> Network<B, P> {
         languages
     }
 
+    /// Runs a prompt; its length.
+    fn read(&mut self, backend: &B, prompt: &Prompt) -> usize {
+        let read = [&prompt.tokens[..], &prompt.prefix].concat();
+        self.run(backend, &read, Tokens::Prompt { from: 0 });
+        read.len()
+    }
+
+    fn search<'a>(
+        &self,
+        generation: &Generation,
+        options: &'a DecodingOptions,
+        prompt: &'a Prompt,
+        rules: &'a Rules,
+    ) -> Search<'a> {
+        let (positions, read) = (
+            self.decoder_layers().config().positions,
+            prompt.tokens.len() + prompt.prefix.len(),
+        );
+        let total = options
+            .max_new_tokens
+            .map_or(positions, |most| (read + most).min(positions));
+        Search {
+            options,
+            rules,
+            eot: generation.tokenizer.eot,
+            prefix: &prompt.prefix,
+            // The last token's successor is never run, so every token has its position.
+            longest: (total / 2).min(total - (prompt.tokens.len() - 1)),
+        }
+    }
+
+    /// Hypotheses after a prompt that was read.
+    fn hypotheses<'a>(&'a mut self, backend: &'a B, read: usize) -> Hypotheses<'a, B> {
+        Hypotheses {
+            backend,
+            first: self.logits(backend, read - 1, 1),
+            network: self,
+            prompt: read,
+            length: read,
+        }
+    }
+
+    /// The likeliest text token by token, or so many texts drawn at a temperature, each without its end.
+    pub(super) fn own_texts(
+        &mut self,
+        backend: &B,
+        generation: &Generation,
+        options: &DecodingOptions,
+        prompt: &Prompt,
+        drawn: Option<(f64, &mut Rng, usize)>,
+    ) -> Vec<Vec<u32>> {
+        let rules = Rules::new(options, generation, prompt.timestamps, prompt.prefix.len());
+        let search = self.search(generation, options, prompt, &rules);
+        let read = self.read(backend, prompt);
+        search.texts(&mut self.hypotheses(backend, read), drawn)
+    }
+
     /// The window's text at the first temperature whose result passes the thresholds.
     pub(super) fn generate(
         &mut self,
@@ -205,32 +265,12 @@ impl<B: DecoderBackend, P: Parameters<B>> Network<B, P> {
         prompt: &Prompt,
         rng: &mut Rng,
     ) -> Decoded {
-        let tokenizer = &generation.tokenizer;
-        let read = [&prompt.tokens[..], &prompt.prefix].concat();
-        self.run(backend, &read, Tokens::Prompt { from: 0 });
+        let read = self.read(backend, prompt);
         let logits = self.logits(backend, prompt.sot, 1);
-        let no_speech = logits[tokenizer.no_speech as usize] - log_sum_exp(&logits);
-        let first = self.logits(backend, read.len() - 1, 1);
+        let no_speech = logits[generation.tokenizer.no_speech as usize] - log_sum_exp(&logits);
         let rules = Rules::new(options, generation, prompt.timestamps, prompt.prefix.len());
-        let positions = self.decoder_layers().config().positions;
-        let total = options
-            .max_new_tokens
-            .map_or(positions, |most| (read.len() + most).min(positions));
-        let search = Search {
-            options,
-            rules: &rules,
-            eot: tokenizer.eot,
-            prefix: &prompt.prefix,
-            // The last token's successor is never run, so every token has its position.
-            longest: (total / 2).min(total - (prompt.tokens.len() - 1)),
-        };
-        let mut steps = Hypotheses {
-            backend,
-            network: self,
-            first,
-            prompt: read.len(),
-            length: read.len(),
-        };
+        let search = self.search(generation, options, prompt, &rules);
+        let mut steps = self.hypotheses(backend, read);
         let no_speech_prob = (no_speech as f64).exp();
         let mut all: Vec<Decoded> = Vec::new();
         let mut last_temperature = 0.0;
@@ -273,6 +313,14 @@ impl<B: DecoderBackend, P: Parameters<B>> Network<B, P> {
     }
 }
 
+/// Texts that adaptation draws side by side.
+fn drawn(config: &AdaptationConfig) -> usize {
+    match &config.whisper {
+        Some(whisper) if config.method == Method::SequenceEntropy => whisper.samples,
+        _ => 1,
+    }
+}
+
 fn exceeds(threshold: Option<f64>, value: f64) -> bool {
     threshold.is_some_and(|most| value > most)
 }
@@ -296,7 +344,7 @@ pub fn compression_ratio(text: &str) -> f64 {
     text.len() as f64 / compressed.map_or(1, |bytes| bytes.len()) as f64
 }
 
-impl<B: DecoderBackend, P: Parameters<B>> Steps for Hypotheses<'_, B, P> {
+impl<B: DecoderBackend> Steps for Hypotheses<'_, B> {
     fn first(&mut self) -> &[f32] {
         &self.first
     }
@@ -308,7 +356,7 @@ impl<B: DecoderBackend, P: Parameters<B>> Steps for Hypotheses<'_, B, P> {
 
     fn reorder(&mut self, origins: &[usize]) {
         let decoder = self.network.model.decoder();
-        let decoder = decoder.expect("a network is only made of a model with a decoder");
+        let decoder = decoder.expect(DECODER);
         let (arena, activations) = &mut self.network.decoder;
         decoder.reorder(self.backend, arena, activations, origins, self.length);
     }

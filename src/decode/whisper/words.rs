@@ -5,13 +5,12 @@ use super::alignment::Aligned;
 use super::sequential::{FRAMES_PER_SECOND, Piece, Recording, Split};
 use crate::Word;
 use crate::engine::DecoderBackend;
-use crate::model::Parameters;
 
 /// A word is no longer than this on the average, in seconds: more is a pause.
 const LONGEST_MEDIAN: f64 = 0.7;
 const SENTENCE_ENDS: &str = ".。!！?？";
 
-impl<B: DecoderBackend, P: Parameters<B>> Recording<'_, B, P> {
+impl<B: DecoderBackend> Recording<'_, B> {
     /// Gives a window's pieces their words, and moves the pieces' times and the next window's start to them. `offset` is
     /// the window's start and `last_speech` the end of the last word before it, in seconds.
     pub(super) fn add_words(
