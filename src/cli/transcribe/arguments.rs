@@ -103,7 +103,7 @@ pub(in crate::cli) struct AdaptationArguments {
     /// method, which carries what it learned from one recording to the next: guarded (from the source model and from
     /// what the stream taught, whichever evidence favours), csuta (no reset ever), dsuta (fast and slow), replay (dsuta
     /// that rehearses what it heard) or awmc (anchor, leader, chaser). A Whisper that writes with its decoder has suta (the
-    /// token entropy of its own text), sdpl and sequence-entropy (the entropy over texts) [default: suta; Whisper: none].
+    /// token entropy of its own text), sdpl and sequence-entropy (the entropy over texts), and is not adapted by itself [default: suta].
     #[arg(long, value_name = "METHOD", hide_possible_values = true)]
     pub(super) adapt: Option<MethodChoice>,
 
