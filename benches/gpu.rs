@@ -290,7 +290,7 @@ mod gpu {
                 });
                 begun.elapsed().as_secs_f64()
             };
-            let seconds = settled(&mut round);
+            let seconds = settled(sizes, &mut round);
             rows.push(json!({
                 "utterances": together,
                 "how": "a stream each",
@@ -320,7 +320,7 @@ mod gpu {
                 let inputs = vec![&input[..]; together];
                 let made = BatchAdapter::new(&backend, model.clone(), &config).expect("memory");
                 let mut batch = made.expect("a model that takes batches");
-                let seconds = settled(&mut || {
+                let seconds = settled(sizes, &mut || {
                     let begun = Instant::now();
                     batch.run(&backend, &inputs).expect("the device");
                     begun.elapsed().as_secs_f64()
@@ -339,14 +339,15 @@ mod gpu {
         rows
     }
 
-    /// The median of five rounds, after those that find memory unallocated, products unplanned and passes unrecorded.
-    fn settled(round: &mut dyn FnMut() -> f64) -> f64 {
-        for _ in 0..3 {
+    /// The median of five rounds, after those that find memory unallocated, products unplanned and passes unrecorded; of
+    /// `--quick` one after one.
+    fn settled(sizes: &Sizes, round: &mut dyn FnMut() -> f64) -> f64 {
+        for _ in 0..sizes.repeats.min(3) {
             round();
         }
-        let mut seconds: Vec<f64> = (0..5).map(|_| round()).collect();
+        let mut seconds: Vec<f64> = (0..sizes.repeats.min(5)).map(|_| round()).collect();
         seconds.sort_by(f64::total_cmp);
-        seconds[2]
+        seconds[seconds.len() / 2]
     }
 
     pub(super) fn main() {
