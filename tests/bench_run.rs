@@ -289,3 +289,41 @@ fn an_utterance_that_cannot_be_read_is_left_out_of_every_method() {
     assert_eq!(failures.len(), 1);
     assert!(failures[0]["utterance"].as_str().expect("a name").contains("bad"));
 }
+
+/// Where a Whisper's second window begins depends on what it wrote in the first, so its unadapted transcript is not the
+/// adapted run's `unadapted_text`: it was, and was wrong from the second window on.
+#[test]
+fn a_whisper_errs_without_adaptation_as_it_does_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let speech = root.join("tests/data/librivox/sense_and_sensibility_01_austen_64kb-0870.wav");
+    let speech = aurist::audio::read_all(&speech).expect("a recording");
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut wav = hound::WavWriter::create(dir.path().join("long.wav"), spec).expect("a file");
+    for sample in speech.iter().cycle().take(70 * 16_000) {
+        wav.write_sample((sample * 32_767.0) as i16).expect("a sample");
+    }
+    wav.finalize().expect("a file");
+    let manifest = dir.path().join("set.jsonl");
+    fs::write(&manifest, r#"{"audio_filepath": "long.wav", "text": "words"}"#).expect("a manifest");
+    let unadapted = |name: &str, method: &[&str]| {
+        let out = dir.path().join(name);
+        let mut command = aurist();
+        command.arg("bench").arg(&manifest).arg("-o").arg(&out).arg("-m");
+        command
+            .arg(root.join("tests/data/goldens/whisper-tiny"))
+            .args(method)
+            .assert()
+            .success();
+        let run = results(&out)["runs"][0].clone();
+        assert_eq!(run["method"], "none");
+        run["hypotheses"][0]["text"].to_string()
+    };
+    let beside = unadapted("beside", &["--method", "suta:no-guard,lr=0.1,steps=2"]);
+    assert_eq!(unadapted("alone", &["--adapt", "none"]), beside);
+}

@@ -4,7 +4,7 @@
 use crate::Word;
 
 /// A word is not committed before so many seconds after it were heard: the model reads to both sides.
-const RIGHT_CONTEXT: f64 = 2.0;
+const RIGHT_CONTEXT: f64 = 3.0;
 
 /// One utterance's committed words, and the last hypothesis of the rest.
 #[derive(Debug, Clone, Default)]
@@ -41,19 +41,29 @@ impl StablePrefix {
         self.committed.into_iter().chain(rest).collect()
     }
 
-    /// What of a hypothesis follows the committed words: by their number where it begins with them, else by time.
+    /// What of a hypothesis follows the committed words: what is left of it when they are aligned with its beginning, by
+    /// the fewest edits and, where several are as few, at the time nearest to the last committed word's end.
     fn rest_of(&self, hypothesis: &[Word]) -> Vec<Word> {
         let Some(last) = self.committed.last() else {
             return hypothesis.to_vec();
         };
-        let texts = |words: &[Word]| words.iter().map(|word| word.word.clone()).collect::<Vec<_>>();
-        if hypothesis.len() >= self.committed.len()
-            && texts(&hypothesis[..self.committed.len()]) == texts(&self.committed)
-        {
-            return hypothesis[self.committed.len()..].to_vec();
+        // Edits between the committed words so far and each beginning of the hypothesis.
+        let mut edits: Vec<usize> = (0..=hypothesis.len()).collect();
+        for (row, committed) in self.committed.iter().enumerate() {
+            let mut diagonal = std::mem::replace(&mut edits[0], row + 1);
+            for (place, word) in hypothesis.iter().enumerate() {
+                let substituted = diagonal + (word.word != committed.word) as usize;
+                diagonal = edits[place + 1];
+                edits[place + 1] = substituted.min(diagonal + 1).min(edits[place] + 1);
+            }
         }
-        let after = |word: &&Word| (word.start + word.end) / 2.0 > last.end;
-        hypothesis.iter().skip_while(|word| !after(word)).cloned().collect()
+        let away = |words: usize| match words.checked_sub(1) {
+            Some(word) => (hypothesis[word].end - last.end).abs(),
+            None => last.end,
+        };
+        let by_edits_then_time = |a: &usize, b: &usize| edits[*a].cmp(&edits[*b]).then(away(*a).total_cmp(&away(*b)));
+        let begun = (0..=hypothesis.len()).min_by(by_edits_then_time).unwrap_or(0);
+        hypothesis[begun..].to_vec()
     }
 }
 
@@ -87,12 +97,14 @@ mod tests {
     #[test]
     fn what_two_hypotheses_agree_on_is_committed_once_enough_follows() {
         let mut stable = StablePrefix::default();
-        stable.update(&words("A B C"), 3.0);
+        stable.update(&words("A B C"), 4.0);
         assert_eq!(stable.committed(), 0);
-        stable.update(&words("A B D"), 4.0);
+        stable.update(&words("A B D"), 5.0);
         assert_eq!(stable.committed(), 2);
         // B became wrong in hindsight: it stays, and what follows it is not shown twice.
-        assert_eq!(text(&stable.update(&words("A X D E"), 4.5)), "A B D E");
+        assert_eq!(text(&stable.update(&words("A X D E"), 5.5)), "A B D E");
+        // Nor where the words before it have become more, whatever their times.
+        assert_eq!(text(&stable.clone().finish(&words("Y A B D F G"))), "A B D F G");
         assert_eq!(text(&stable.finish(&words("A X D F G"))), "A B D F G");
     }
 

@@ -1,4 +1,4 @@
-//! The CPU backend: the `gemm` crate for matrix products, vectorised loops for the rest, one thread pool a session.
+//! The CPU backend: matrix products on packed operands, vectorised loops for the rest, one thread pool a session.
 
 mod adamw;
 mod attention;
