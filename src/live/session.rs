@@ -211,9 +211,11 @@ impl LiveSession {
         }
         self.next_partial = samples.len() + (interval.max(0.1) * f64::from(SAMPLE_RATE)) as usize;
         let (utterance, samples, at) = (self.utterances + 1, samples.to_vec(), Instant::now());
-        self.shared.ask(Lane::Decode, false, utterance, move |shared, worker| {
-            shared.partial(worker, utterance, seconds(start), &samples, at)
-        });
+        let release = Release::Partial;
+        self.shared
+            .ask(Lane::Decode, false, utterance, release, move |shared, worker| {
+                shared.partial(worker, utterance, seconds(start), &samples, at)
+            });
         if self.shared.config.lockstep {
             self.wait();
         }
@@ -228,12 +230,11 @@ impl LiveSession {
             state.backlog += seconds(segment.samples.len());
             state.ended = utterance;
         }
-        self.shared.ask(Lane::Decode, true, utterance, move |shared, worker| {
-            let waited = seconds(segment.samples.len());
-            let result = shared.finish(worker, utterance, segment, at);
-            shared.lock().backlog -= waited;
-            result
-        });
+        let release = Release::Backlog(seconds(segment.samples.len()));
+        self.shared
+            .ask(Lane::Decode, true, utterance, release, move |shared, worker| {
+                shared.finish(worker, utterance, segment, at)
+            });
         if self.shared.config.lockstep {
             self.wait();
         }
@@ -251,13 +252,28 @@ impl Drop for LiveSession {
 struct Outstanding {
     shared: Arc<Shared>,
     utterance: u64,
+    release: Release,
     is_done: bool,
+}
+
+/// What a task gives back when it ends, however it ends: after a panic too the stream goes on.
+enum Release {
+    Nothing,
+    /// The next partial hypothesis may be asked for.
+    Partial,
+    /// So many seconds need no longer wait to be recognised.
+    Backlog(f64),
 }
 
 impl Drop for Outstanding {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.outstanding -= 1;
+        match self.release {
+            Release::Nothing => {}
+            Release::Partial => state.partial_asked = false,
+            Release::Backlog(waited) => state.backlog -= waited,
+        }
         let failed = !self.is_done && !state.closed;
         drop(state);
         if failed {
@@ -287,12 +303,14 @@ impl Shared {
         lane: Lane,
         urgent: bool,
         utterance: u64,
+        release: Release,
         work: impl FnOnce(&Arc<Self>, &mut Worker) -> Result<(), Error> + Send + 'static,
     ) {
         self.lock().outstanding += 1;
         let mut outstanding = Outstanding {
             shared: Arc::clone(self),
             utterance,
+            release,
             is_done: false,
         };
         let task = move |worker: &mut Worker| {
@@ -329,7 +347,6 @@ impl Shared {
         let hypothesis = (!is_late).then(|| self.decode(worker, samples, start));
         let end = start + seconds(samples.len());
         let mut state = self.lock();
-        state.partial_asked = false;
         let Some(hypothesis) = hypothesis.transpose()? else {
             return Ok(());
         };
@@ -396,9 +413,13 @@ impl Shared {
         };
         match skipped {
             Some(reason) => self.skip(ended, reason),
-            None => self.ask(Lane::Adapt, false, utterance, move |shared, worker| {
-                shared.adapt(worker, ended, &segment.samples)
-            }),
+            None => self.ask(
+                Lane::Adapt,
+                false,
+                utterance,
+                Release::Nothing,
+                move |shared, worker| shared.adapt(worker, ended, &segment.samples),
+            ),
         }
         Ok(())
     }

@@ -222,3 +222,37 @@ fn memory_is_bounded() {
     session.wait();
     assert!(session.has_room() && session.buffered() == 0);
 }
+
+/// A fault while a hypothesis is handed on costs that event: partials still come, and the time that waits to be recognised
+/// is given back (it was not, and a minute of it stopped the stream for good).
+#[test]
+fn a_stream_goes_on_after_a_fault() {
+    let (pool, samples) = (pool(), speech());
+    let mut settings = pool.recognizer().default_adaptation();
+    settings.steps = 0;
+    let config = LiveConfig {
+        lockstep: true,
+        partial_interval: 1.0,
+        ..LiveConfig::new(settings)
+    };
+    let (send, events) = channel();
+    let mut session = LiveSession::new(&pool, config, move |event| {
+        let fails = matches!(event, Event::Partial(_) | Event::Final(_));
+        let _ = send.send(event);
+        assert!(!fails, "a fault of the test's");
+    });
+    for _ in 0..8 {
+        session.push(&samples);
+    }
+    session.end();
+    session.wait();
+    assert!(session.has_room() && session.buffered() == 0);
+    let events: Vec<Event> = events.try_iter().collect();
+    let count = |wanted: fn(&Event) -> bool| events.iter().filter(|event| wanted(event)).count();
+    let (partials, finals) = (
+        count(|event| matches!(event, Event::Partial(_))),
+        count(|event| matches!(event, Event::Final(_))),
+    );
+    assert!(partials > 24 && finals == 24, "{partials} partials, {finals} finals");
+    assert_eq!(count(|event| matches!(event, Event::Failed { .. })), partials + finals);
+}
