@@ -365,7 +365,10 @@ impl AdaptationConfig {
                 ..of_model.clone()
             },
             Method::None => Self::none(),
-            Method::SequenceEntropy => Self::whisper(),
+            Method::SequenceEntropy => Self {
+                method,
+                ..Self::whisper()
+            },
             Method::Suta => Self {
                 method,
                 ..of_model.clone()

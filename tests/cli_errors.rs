@@ -64,6 +64,9 @@ fn wrong_usage_is_explained_with_exit_code_2() {
         (vec!["--settled-steps", "2"], "--stop-when-settled"),
         (vec!["--skip-confident", "-1"], "greater than 0"),
         (vec!["--fast", "--paper"], "cannot be used with"),
+        // The bundled model has no decoder: it ran unadapted, without a word.
+        (vec!["--adapt", "sequence-entropy"], "for a Whisper that writes"),
+        (vec!["--half", "encoder"], "for a Whisper that writes"),
         (vec!["--fast", "--adapt", "sdpl"], "leave out --adapt,"),
         (vec!["--parameters", "everything"], "layer-norm+feature"),
         (vec!["--adapt", "sometimes"], "suta"),
