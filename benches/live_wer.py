@@ -3,7 +3,7 @@
 
 Both are unadapted. `finals` are the captions as they end, committed words kept; `wholes` the same utterances recognised as a
 whole (the revisions); `transcribe` the file in one go. `--speed 0` skips nothing, so the result is the same on any machine.
-Needs jiwer, numpy and soundfile.
+Needs what live.py needs.
 """
 
 import argparse
@@ -13,17 +13,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-import jiwer
 import numpy as np
 import soundfile
 
+from live import errors, normal
+
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 16_000
-
-
-def normalise(text):
-    letters = "".join(letter for letter in text.lower() if letter.isalnum() or letter in " '")
-    return " ".join(letters.split())
 
 
 def recording(manifest, limit, pause, path):
@@ -35,9 +31,9 @@ def recording(manifest, limit, pause, path):
         if rate != RATE or samples.ndim != 1:
             sys.exit(f"{line['audio_filepath']}: wanted one channel of {RATE} Hz")
         parts += [samples, np.zeros(round(pause * RATE), "float32")]
-        words.append(line["text"])
+        words += normal(line["text"])
     soundfile.write(path, np.concatenate(parts), RATE)
-    return normalise(" ".join(words)), len(lines)
+    return words, len(lines)
 
 
 def heard(command):
@@ -52,7 +48,7 @@ def main():
     add("--limit", type=int, metavar="N", help="clips of each")
     add("--pause", type=float, default=1.2, metavar="S", help="between clips (default 1.2)")
     settings = parser.parse_args()
-    errors, total = {}, 0
+    wrong, total = {}, 0
     print("| set | clips | words | finals | wholes | transcribe |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "recording.wav"
@@ -65,15 +61,14 @@ def main():
                 for kind in ("final", "revision")
             }
             texts["transcribe"] = heard([settings.aurist, "transcribe", path, "--adapt", "none", "--progress", "none"])
-            words, cells = len(reference.split()), []
+            words, cells = len(reference), []
             total += words
             for kind, text in texts.items():
-                measures = jiwer.process_words(reference, normalise(text))
-                wrong = measures.substitutions + measures.deletions + measures.insertions
-                errors[kind] = errors.get(kind, 0) + wrong
-                cells.append(f"{100 * wrong / words:.1f}")
+                found = errors(reference, normal(text))
+                wrong[kind] = wrong.get(kind, 0) + found
+                cells.append(f"{100 * found / words:.1f}")
             print(f"| {manifest.stem} | {clips} | {words} | {' | '.join(cells)} |", flush=True)
-    print(f"| all | | {total} | {' | '.join(f'{100 * wrong / total:.1f}' for wrong in errors.values())} |")
+    print(f"| all | | {total} | {' | '.join(f'{100 * found / total:.1f}' for found in wrong.values())} |")
 
 
 if __name__ == "__main__":

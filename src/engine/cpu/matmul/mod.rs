@@ -82,14 +82,7 @@ impl<'a> Matrix<'a> {
 
     /// The same without its first columns.
     fn without_columns(self, count: usize) -> Self {
-        Self {
-            values: &self.values[(count * self.col_stride).min(self.values.len())..],
-            addend: self.addend.map(|addend| Addend {
-                values: &addend.values[(count * self.col_stride).min(addend.values.len())..],
-                ..addend
-            }),
-            ..self
-        }
+        self.from((count * self.col_stride).min(self.values.len()))
     }
 
     /// The same from a value on.
