@@ -15,7 +15,7 @@ mod gpu {
     use aurist::engine::cpu::CpuBackend;
     use aurist::engine::cuda::{CudaBackend, CudaDevice, CudaPrecision};
     use aurist::engine::{AdamW, Attention, Backend, Conv1d, GroupedConv1d, Linear, ObjectiveTerms, Rows};
-    use aurist::model::ModelFiles;
+    use aurist::model::{Bundled, ModelFiles};
     use aurist::{AdaptationConfig, ParameterChoice, audio};
     use serde_json::{Value, json};
     use std::sync::Arc;
@@ -263,7 +263,7 @@ mod gpu {
 
     /// Seconds of ten steps for so many utterances at once, and the utterances a second.
     fn adaptation(device: &Arc<CudaDevice>, sizes: &Sizes) -> Vec<Value> {
-        let files = ModelFiles::bundled().expect("the bundled model");
+        let files = ModelFiles::bundled(Bundled::TinyEnCtc).expect("the bundled model");
         let backend = CudaBackend::new(device).expect("a stream");
         let model = Arc::new(files.load(&backend).expect("the model"));
         let samples = values((sizes.seconds * 16_000.0) as usize, 7);
@@ -305,7 +305,7 @@ mod gpu {
 
     /// The same in one pass, of what batches take: layer norms alone, and the convolutions with them.
     fn batches(device: &Arc<CudaDevice>, sizes: &Sizes) -> Vec<Value> {
-        let files = ModelFiles::bundled().expect("the bundled model");
+        let files = ModelFiles::bundled(Bundled::TinyEnCtc).expect("the bundled model");
         let backend = CudaBackend::new(device).expect("a stream");
         let model = Arc::new(files.load(&backend).expect("the model"));
         let samples = values((sizes.seconds * 16_000.0) as usize, 7);

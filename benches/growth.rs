@@ -7,7 +7,7 @@
 //! Utterances of the bundled model, S seconds and less by turns, each adapted to from the source model. Prints the
 //! resident memory now and then as a Markdown table (Linux), and fails when the second half grew by more than 1 %.
 
-use aurist::Recognizer;
+use aurist::{Bundled, Recognizer};
 use std::time::Instant;
 
 /// The process's resident memory in MiB.
@@ -44,7 +44,7 @@ fn main() {
         .into_samples::<i16>()
         .map(|sample| f32::from(sample.expect("a sample")) / 32768.0)
         .collect();
-    let recognizer = Recognizer::bundled().expect("the bundled model");
+    let recognizer = Recognizer::bundled(Bundled::TinyEnCtc).expect("the bundled model");
     let mut adaptation = recognizer.default_adaptation();
     adaptation.steps = steps;
     let mut session = recognizer.session(&adaptation, 1).expect("a session");

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""aurist's Whisper against faster-whisper (CTranslate2) on two threads: the time and the peak memory of both on the same
+"""aurist's Whisper against faster-whisper (CTranslate2) and whisper.cpp on two threads: the time and the peak memory of both on the same
 recordings, in alternating runs.
 
-    whisper.py MODEL MANIFEST... [--clips N] [--minutes N] [--beam-size N ...] [--compute-type T ...] [--runs N]
+    whisper.py MODEL MANIFEST... [--clips N] [--minutes N] [--beam-size N ...] [--compute-type T ...] [--ggml FILE] [--runs N]
 
 MODEL is a CTranslate2 directory (`reference/ctranslate2_encoder.py` fetches tiny.en's), a MANIFEST NeMo's JSON lines. Short
 clips are taken in turn from the manifests; one long file is clips joined with half a second of silence between. Every run
-is a process of its own, faster-whisper's time without its imports and loading, aurist's with everything. Neither falls
-back to other temperatures, whose draws are random. Whether text and times are the same is for
-`reference/whisper_decoder.py`, which also has the word error rates. Needs `pip install faster-whisper soundfile`.
+is a process of its own, their time without imports and loading, aurist's with everything. None falls
+back to other temperatures, whose draws are random. whisper.cpp is measured where --ggml names the same weights in its format
+(`reference/ggml.py` makes them), as PyPI's `pywhispercpp` builds it. Whether text and times are the same is for
+`reference/whisper_decoder.py`, which also has the word error rates. Needs `pip install faster-whisper pywhispercpp soundfile`.
 """
 
 import argparse
@@ -28,6 +29,9 @@ RATE = 16000
 def theirs(arguments):
     """In a process of its own: transcribes and prints the seconds that took."""
     import soundfile
+
+    if arguments["compute_type"].startswith("whisper.cpp"):
+        return whisper_cpp(arguments)
     from faster_whisper import WhisperModel
 
     model = WhisperModel(arguments["model"], device="cpu", compute_type=arguments["compute_type"], cpu_threads=2)
@@ -36,6 +40,20 @@ def theirs(arguments):
         segments, _ = model.transcribe(soundfile.read(path, dtype="float32")[0], language="en", beam_size=arguments["beam_size"], temperature=0.0)
         for _ in segments:
             pass
+    print(time.perf_counter() - begin)
+
+
+def whisper_cpp(arguments):
+    """The same by whisper.cpp."""
+    import soundfile
+    from pywhispercpp.model import Model
+
+    strategy = 0 if arguments["beam_size"] == 1 else 1
+    model = Model(arguments["ggml"], params_sampling_strategy=strategy, n_threads=2, temperature_inc=0.0, print_progress=False,
+                  greedy={"best_of": 1}, beam_search={"beam_size": arguments["beam_size"], "patience": -1.0})
+    begin = time.perf_counter()
+    for path in arguments["paths"]:
+        model.transcribe(soundfile.read(path, dtype="float32")[0], language="en")
     print(time.perf_counter() - begin)
 
 
@@ -50,10 +68,10 @@ def measured(command, **options):
     return output, time.perf_counter() - begin, usage.ru_maxrss / 1024
 
 
-def run_theirs(model, paths, beam_size, compute_type):
-    job = json.dumps({"model": str(model), "paths": paths, "beam_size": beam_size, "compute_type": compute_type})
+def run_theirs(model, paths, beam_size, compute_type, ggml):
+    job = json.dumps({"model": str(model), "ggml": str(ggml), "paths": paths, "beam_size": beam_size, "compute_type": compute_type})
     output, _, memory = measured([sys.executable, __file__, "--theirs", job])
-    return float(output), memory
+    return float(output.split()[-1]), memory
 
 
 def run_ours(binary, model, paths, beam_size):
@@ -89,6 +107,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=10, help="of the long file; 0 leaves it out")
     parser.add_argument("--beam-size", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--compute-type", nargs="+", default=["float32", "int8"])
+    parser.add_argument("--ggml", type=Path, metavar="FILE", help="the model in whisper.cpp's format")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/aurist")
     arguments = parser.parse_args()
@@ -109,10 +128,10 @@ def main():
         print("|---|---|---|---|---|---|---|---|")
         for name, paths, seconds in works:
             for beam_size in arguments.beam_size:
-                for compute_type in arguments.compute_type:
+                for compute_type in arguments.compute_type + (["whisper.cpp"] if arguments.ggml else []):
                     pairs = []
                     for _ in range(arguments.runs):
-                        their_side = run_theirs(arguments.model, paths, beam_size, compute_type)
+                        their_side = run_theirs(arguments.model, paths, beam_size, compute_type, arguments.ggml)
                         pairs.append((their_side, run_ours(arguments.binary, arguments.model, paths, beam_size)))
                     times = [[side[0] for side in pair] for pair in pairs]
                     memory = [max(pair[side][1] for pair in pairs) for side in (0, 1)]

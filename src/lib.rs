@@ -21,6 +21,7 @@ pub use adaptation::{
     AdaptationConfig, Compatibility, ContinualConfig, Half, Method, ParameterChoice, Reset, Settled, WhisperAdaptation,
 };
 pub use device::Device;
+pub use model::{Bundled, ModelSource};
 pub use recognizer::{Error, ModelInfo, Recognizer, Session};
 pub use transcript::{Carried, Emitted, Guard, ResetReason, Stopped, Trace, Transcript, Utterance, Word};
 

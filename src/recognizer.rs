@@ -8,7 +8,7 @@ use crate::device::{Device, PlacedModel, Worker};
 use crate::engine::cpu::CpuBackend;
 use crate::engine::{EngineError, ObjectiveValue};
 use crate::model::checkpoint::{Checkpoint, Overlay};
-use crate::model::{CtcModel, Generation, Input, ModelError, ModelFiles, Preset, Vocabulary};
+use crate::model::{Bundled, CtcModel, Generation, Input, ModelError, ModelFiles, ModelSource, Preset, Vocabulary};
 use crate::{AdaptationConfig, Guard, Trace, Transcript, Utterance, Word};
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub enum Error {
     Decoding(#[from] DecodingError),
     /// A method, or an option of one, that a model which writes with a decoder does not have.
     #[error(
-        "a Whisper is adapted with --adapt suta, sdpl or sequence-entropy, without --stop-when-settled, --skip-confident, --safeguard, --compat or profiles: use one of these, or --adapt none, or put a CTC head beside the Whisper (ctc_head.safetensors)"
+        "a Whisper is adapted with --adapt suta, sdpl or sequence-entropy, without --stop-when-settled, --skip-confident, --safeguard, --compat or profiles: use one of these, or --adapt none, or a CTC model (`-m tiny.en-ctc` is bundled)"
     )]
     NotAdaptable,
     /// The entropy over texts of a model that has no decoder.
@@ -57,7 +57,7 @@ pub enum Error {
     NoDecoderToAdapt,
     /// A Whisper that writes with its decoder, where captions are wanted while someone speaks.
     #[error(
-        "this version captions live speech with CTC models: use one, or put a CTC head beside the Whisper (ctc_head.safetensors)"
+        "this version captions live speech with CTC models: use one (`-m tiny.en-ctc` is bundled), or put a CTC head beside the Whisper (ctc_head.safetensors)"
     )]
     NotLive,
     /// A stream cannot go on from a state.
@@ -74,7 +74,7 @@ pub enum Error {
 /// What a loaded model is.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct ModelInfo {
-    /// The directory, or `bundled:whisper-tiny.en-ctc`.
+    /// The directory, or `bundled:` and the name of one in the binary.
     pub name: String,
     /// BLAKE3 of the configuration, the vocabulary and the weights, hexadecimal.
     pub identity: String,
@@ -105,10 +105,10 @@ enum Writer {
 /// A loaded model. Cheap to clone; sessions on several threads share its weights.
 ///
 /// ```
-/// use aurist::{AdaptationConfig, Recognizer};
+/// use aurist::{AdaptationConfig, Bundled, Recognizer};
 ///
 /// # #[cfg(feature = "bundled-model")] {
-/// let recognizer = Recognizer::bundled()?;
+/// let recognizer = Recognizer::bundled(Bundled::TinyEnCtc)?;
 /// let samples = aurist::audio::read_all("tests/data/librivox/sense_and_sensibility_01_austen_64kb-0880.wav".as_ref())?;
 ///
 /// let plain = recognizer.transcribe(&samples, &AdaptationConfig::none())?;
@@ -126,28 +126,22 @@ pub struct Recognizer {
 impl Recognizer {
     /// Loads a model directory, as Hugging Face or CTranslate2 lay it out; see [`ModelFiles::from_dir`].
     pub fn from_dir(dir: &Path) -> Result<Self, Error> {
-        Self::open(Some(dir), None, Device::Cpu)
+        Self::open(&dir.into(), None, Device::Cpu)
     }
 
-    /// The model in the binary (feature `bundled-model`).
-    pub fn bundled() -> Result<Self, Error> {
-        Self::open(None, None, Device::Cpu)
+    /// A model in the binary (feature `bundled-model`).
+    pub fn bundled(bundled: Bundled) -> Result<Self, Error> {
+        Self::open(&bundled.into(), None, Device::Cpu)
     }
 
-    /// A model (the bundled one where there is no directory) with a profile that [`Recognizer::save_profile`] wrote:
-    /// every utterance then starts from the profile.
-    pub fn with_profile(dir: Option<&Path>, profile: &Path) -> Result<Self, Error> {
-        Self::open(dir, Some(profile), Device::Cpu)
+    /// A model with a profile that [`Recognizer::save_profile`] wrote: every utterance then starts from the profile.
+    pub fn with_profile(source: &ModelSource, profile: &Path) -> Result<Self, Error> {
+        Self::open(source, Some(profile), Device::Cpu)
     }
 
-    /// A model, the bundled one where there is no directory, with or without a profile, on a device. All else here is
-    /// on the processor.
-    pub fn open(dir: Option<&Path>, profile: Option<&Path>, device: Device) -> Result<Self, Error> {
-        let files = match dir {
-            Some(dir) => ModelFiles::from_dir(dir)?,
-            None => ModelFiles::bundled()?,
-        };
-        Self::from_files(files, profile, device)
+    /// A model with or without a profile, on a device. All else here is on the processor.
+    pub fn open(source: &ModelSource, profile: Option<&Path>, device: Device) -> Result<Self, Error> {
+        Self::from_files(ModelFiles::open(source)?, profile, device)
     }
 
     fn from_files(mut files: ModelFiles, profile: Option<&Path>, device: Device) -> Result<Self, Error> {

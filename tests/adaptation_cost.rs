@@ -7,7 +7,7 @@ use aurist::audio::{Features, read_all};
 use aurist::engine::cpu::CpuBackend;
 use aurist::engine::{AdamW, Arena, ObjectiveTerms, Rows};
 use aurist::model::{CtcModel, OperandId, Parameters, Place};
-use aurist::{AdaptationConfig, Compatibility, ParameterChoice, Recognizer, Settled, Stopped};
+use aurist::{AdaptationConfig, Bundled, Compatibility, ParameterChoice, Recognizer, Settled, Stopped};
 use common::repository;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -291,7 +291,7 @@ fn what_lies_below_the_adapted_layers_is_computed_once() {
 
 #[test]
 fn fast_takes_a_third_of_the_passes_at_most() {
-    let recognizer = Recognizer::bundled().unwrap();
+    let recognizer = Recognizer::bundled(Bundled::TinyEnCtc).unwrap();
     let default = recognizer.default_adaptation();
     let samples = read_all(&repository(CLIP)).unwrap();
     let run = |config: &AdaptationConfig| {

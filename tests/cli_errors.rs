@@ -164,6 +164,7 @@ fn a_dangling_link_is_one_bad_file() {
 fn a_full_disk_behind_standard_output_is_an_error() {
     let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_aurist"));
+    command.env("AURIST_MODEL", "tiny.en-ctc");
     command
         .args(["transcribe", "--adapt", "none"])
         .arg(short_clip())

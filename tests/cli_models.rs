@@ -41,7 +41,9 @@ fn clip(folder: &Path) -> PathBuf {
 }
 
 fn aurist() -> Command {
-    Command::cargo_bin("aurist").unwrap()
+    let mut command = Command::cargo_bin("aurist").unwrap();
+    command.env("AURIST_MODEL", "tiny.en-ctc");
+    command
 }
 
 fn transcribe(clip: &Path, model: &str, options: &[&str]) -> Value {

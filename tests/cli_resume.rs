@@ -157,6 +157,7 @@ fn stopped_by(signal: &str, dir: &Path) -> (std::process::Output, PathBuf, PathB
         fs::copy(&clips()[i % 5], library.join(format!("{i:02}.wav"))).expect("a copy");
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_aurist"));
+    command.env("AURIST_MODEL", "tiny.en-ctc");
     command
         .args(["transcribe", "--steps", "4", "-j", "1", "-f", "txt,json", "-o"])
         .arg(&out)

@@ -284,6 +284,7 @@ fn a_stream_that_is_killed_goes_on_from_its_state_as_one_that_was_not() {
         assert_eq!(run_into(&whole, &library, &options_of_whole), (6, 0));
         // SIGKILL as soon as two recordings are done, whatever it is doing then.
         let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_aurist"))
+            .env("AURIST_MODEL", "tiny.en-ctc")
             .args(["transcribe", "--progress", "none", "-o"])
             .args([&killed, &library])
             .args(&options_of_killed)

@@ -9,7 +9,7 @@ use aurist::engine::cuda::CudaBackend;
 use aurist::model::{CtcModel, ModelFiles};
 use aurist::{AdaptationConfig, ParameterChoice};
 #[cfg(feature = "bundled-model")]
-use aurist::{Device, Recognizer};
+use aurist::{Bundled, Device, Recognizer};
 use common::{Golden, golden_settings, relative_difference, repository};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -126,10 +126,10 @@ fn a_session_transcribes_utterances_together_as_it_does_one_by_one() {
     let lens = || utterances.iter().map(|(samples, _)| samples.len());
     let config = AdaptationConfig {
         steps: 1,
-        ..Recognizer::bundled().unwrap().default_adaptation()
+        ..Recognizer::bundled(Bundled::TinyEnCtc).unwrap().default_adaptation()
     };
     let session = |device: Device, config: &AdaptationConfig| {
-        let recognizer = Recognizer::open(None, None, device).unwrap();
+        let recognizer = Recognizer::open(&Bundled::TinyEnCtc.into(), None, device).unwrap();
         recognizer.session(config, 1).unwrap()
     };
     let mut gpu = session(Device::Cuda(0), &config);

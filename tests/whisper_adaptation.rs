@@ -58,10 +58,10 @@ fn engine_gradients(
     model.forward(backend, &parameters, &mut encoder_arena, &encoder, 0);
     let decoder = model.decoder().unwrap();
     // What the forward pass of decoding computes is handed on.
-    let (plan, decoding) = decoder.plan(backend, encoder.output_frames(), 1, 16);
+    let (plan, decoding) = decoder.plan(backend, encoder.output_frames(), (1, 1), 16);
     let mut decoding_arena = Arena::new(backend, plan.total()).unwrap();
     let encoded = encoder_arena.view(backend, encoder.encoded());
-    decoder.load_source(backend, &parameters, &mut decoding_arena, &decoding, encoded);
+    decoder.load_source(backend, &parameters, &mut decoding_arena, &decoding, 0, encoded);
     let (plan, a) = decoder.plan_to_adapt(backend, encoder.output_frames(), 16, TARGETS.len());
     let mut arena = Arena::new(backend, plan.total()).unwrap();
     decoder.copy_source(backend, (&decoding_arena, &decoding), encoded, &mut arena, &a);
@@ -76,7 +76,7 @@ fn engine_gradients(
             &mut arena,
             &a,
             &TOKENS,
-            Tokens::Prompt { from: 0 },
+            Tokens::Prompt { hypothesis: 0, from: 0 },
         );
         let slot = decoder.logits(backend, &parameters, &mut arena, &a, FIRST, TARGETS.len());
         let terms = TokenTerms {
@@ -318,7 +318,7 @@ fn what_a_model_cannot_be_adapted_with_is_said_at_once() {
     }
     #[cfg(feature = "bundled-model")]
     {
-        let bundled = Recognizer::bundled().unwrap();
+        let bundled = Recognizer::bundled(aurist::Bundled::TinyEnCtc).unwrap();
         let config = settings(Method::SequenceEntropy, ParameterChoice::LayerNorm, Half::Both);
         assert!(matches!(bundled.session(&config, 1), Err(Error::NoDecoderToAdapt)));
     }

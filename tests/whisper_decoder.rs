@@ -7,7 +7,9 @@ use aurist::adapt::AdaptedParameters;
 use aurist::decode::whisper::{DecodingOptions, WhisperDecoder};
 use aurist::engine::Arena;
 use aurist::engine::cpu::CpuBackend;
-use aurist::model::{CtcModel, DecoderActivations, Generation, KEEP_NOTHING, ModelFiles, SourceParameters, Tokens};
+use aurist::model::{
+    CtcModel, DecoderActivations, Generation, KEEP_NOTHING, ModelFiles, Row, SourceParameters, Tokens,
+};
 use aurist::{AdaptationConfig, Error, Recognizer};
 use common::{Golden, relative_difference, repository};
 use std::sync::Arc;
@@ -53,7 +55,12 @@ fn the_encoder_and_the_decoders_logits_are_those_of_transformers() {
     }
 }
 
-/// A decoder that has heard the golden window.
+/// Of the first hypothesis.
+fn prompt(from: usize) -> Tokens<'static> {
+    Tokens::Prompt { hypothesis: 0, from }
+}
+
+/// A decoder that has heard the golden window, and louder ones beside it.
 struct Heard {
     backend: CpuBackend,
     model: Arc<CtcModel<CpuBackend>>,
@@ -63,16 +70,23 @@ struct Heard {
 }
 
 impl Heard {
-    fn new(hypotheses: usize) -> Self {
+    fn new(windows: usize, hypotheses: usize) -> Self {
         let golden = Golden::read(&repository(MODEL));
         let backend = CpuBackend::new(1).unwrap();
         let (model, _) = load(&backend);
         let source = SourceParameters(model.weights().clone());
         let encoded = golden.get("encoded");
         let decoder = model.decoder().unwrap();
-        let (plan, activations) = decoder.plan(&backend, 1500, hypotheses, 64);
+        let (plan, activations) = decoder.plan(&backend, 1500, (windows, hypotheses), 64);
         let mut arena = Arena::new(&backend, plan.total()).unwrap();
-        decoder.load_source(&backend, &source, &mut arena, &activations, &encoded);
+        for window in 0..windows {
+            // Windows hear different things: each the same sound, louder.
+            let louder: Vec<f32> = encoded
+                .iter()
+                .map(|value| value * (1.0 + window as f32 / 4.0))
+                .collect();
+            decoder.load_source(&backend, &source, &mut arena, &activations, window, &louder);
+        }
         Self {
             backend,
             model,
@@ -83,21 +97,29 @@ impl Heard {
     }
 
     /// Logits after the last of the tokens, or after each hypothesis' one.
-    fn run(&mut self, tokens: &[u32], place: Tokens) -> Vec<f32> {
+    fn run(&mut self, tokens: &[u32], place: Tokens<'_>) -> Vec<f32> {
         let decoder = self.model.decoder().unwrap();
         let (backend, source, a) = (&self.backend, &self.source, &self.activations);
         decoder.forward(backend, source, &mut self.arena, a, tokens, place);
         let (first, count) = match place {
             Tokens::Prompt { .. } => (tokens.len() - 1, 1),
-            Tokens::Step { .. } => (0, tokens.len()),
+            Tokens::Step(_) => (0, tokens.len()),
         };
         let logits = decoder.logits(backend, source, &mut self.arena, a, first, count);
         self.arena.view(backend, logits).to_vec()
     }
 
-    fn reorder(&mut self, origins: &[usize], length: usize) {
+    /// A token more for each of the first hypotheses, all at the same position.
+    fn step(&mut self, tokens: &[u32], position: usize) -> Vec<f32> {
+        let row = |hypothesis| Row { hypothesis, position };
+        let rows: Vec<Row> = (0..tokens.len()).map(row).collect();
+        self.run(tokens, Tokens::Step(&rows))
+    }
+
+    fn reorder(&mut self, window: usize, origins: &[usize], length: usize) {
         let decoder = self.model.decoder().unwrap();
-        decoder.reorder(&self.backend, &mut self.arena, &self.activations, origins, length);
+        let (arena, activations) = (&mut self.arena, &self.activations);
+        decoder.reorder(&self.backend, arena, activations, window, origins, length);
     }
 }
 
@@ -105,16 +127,16 @@ impl Heard {
 fn token_by_token_gives_the_logits_of_one_pass() {
     let golden = Golden::read(&repository(MODEL));
     let sequence = tokens(&golden);
-    let whole = Heard::new(1).run(&sequence, Tokens::Prompt { from: 0 });
+    let whole = Heard::new(1, 1).run(&sequence, prompt(0));
     // Any cut of the sequence into a prompt, a second prompt and steps.
     for (first, second) in [(1, 0), (3, 0), (2, 3)] {
-        let mut heard = Heard::new(1);
-        let mut last = heard.run(&sequence[..first], Tokens::Prompt { from: 0 });
+        let mut heard = Heard::new(1, 1);
+        let mut last = heard.run(&sequence[..first], prompt(0));
         if second > 0 {
-            last = heard.run(&sequence[first..first + second], Tokens::Prompt { from: first });
+            last = heard.run(&sequence[first..first + second], prompt(first));
         }
         for (position, token) in sequence.iter().enumerate().skip(first + second) {
-            last = heard.run(&[*token], Tokens::Step { position });
+            last = heard.step(&[*token], position);
         }
         let relative = relative_difference(&last, &whole);
         assert!(relative < 1e-5, "a prompt of {first} and {second}: {relative:e}");
@@ -123,15 +145,15 @@ fn token_by_token_gives_the_logits_of_one_pass() {
 
 #[test]
 fn hypotheses_keep_apart_what_they_decoded_and_move_with_it() {
-    let (prompt, tails) = ([265, 266, 270], [[10, 20], [30, 40], [50, 60]]);
-    let alone = |tail: [u32; 2]| Heard::new(1).run(&[&prompt[..], &tail].concat(), Tokens::Prompt { from: 0 });
-    let mut heard = Heard::new(3);
-    heard.run(&prompt, Tokens::Prompt { from: 0 });
-    heard.reorder(&[0, 0, 0], 3);
-    heard.run(&tails.map(|tail| tail[0]), Tokens::Step { position: 3 });
+    let (begun, tails) = ([265, 266, 270], [[10, 20], [30, 40], [50, 60]]);
+    let alone = |tail: [u32; 2]| Heard::new(1, 1).run(&[&begun[..], &tail].concat(), prompt(0));
+    let mut heard = Heard::new(1, 3);
+    heard.run(&begun, prompt(0));
+    heard.reorder(0, &[0, 0, 0], 3);
+    heard.step(&tails.map(|tail| tail[0]), 3);
     // A cycle, and one that goes on twice.
     for origins in [[2, 0, 1], [1, 1, 0]] {
-        heard.reorder(&origins, 4);
+        heard.reorder(0, &origins, 4);
         let order: Vec<usize> = if origins == [2, 0, 1] {
             origins.to_vec()
         } else {
@@ -139,11 +161,111 @@ fn hypotheses_keep_apart_what_they_decoded_and_move_with_it() {
             origins.iter().map(|index| [2, 0, 1][*index]).collect()
         };
         let next: Vec<u32> = order.iter().map(|index| tails[*index][1]).collect();
-        let logits = heard.run(&next, Tokens::Step { position: 4 });
+        let logits = heard.step(&next, 4);
         for (logits, index) in logits.chunks_exact(logits.len() / 3).zip(order) {
             let relative = relative_difference(logits, &alone(tails[index]));
             assert!(relative < 1e-5, "hypothesis of {:?}: {relative:e}", tails[index]);
         }
+    }
+}
+
+/// Three windows, each with its own sound, two hypotheses and a prompt of its own length, against each by itself.
+#[test]
+fn windows_side_by_side_hear_each_their_own_sound() {
+    let prompts: [&[u32]; 3] = [&[265, 266], &[265, 266, 270, 10], &[265, 20, 30]];
+    let next = [[11, 12], [21, 22], [31, 32]];
+    let mut together = Heard::new(3, 2);
+    for (window, prompt) in prompts.iter().enumerate() {
+        let (hypothesis, from) = (2 * window, 0);
+        together.run(prompt, Tokens::Prompt { hypothesis, from });
+        together.reorder(window, &[0, 0], prompt.len());
+    }
+    // The middle one rests in the second step.
+    for (step, windows) in [&[0, 1, 2][..], &[0, 2]].into_iter().enumerate() {
+        let (mut rows, mut tokens) = (Vec::new(), Vec::new());
+        for window in windows {
+            for (index, token) in next[*window].iter().enumerate() {
+                let (hypothesis, position) = (2 * window + index, prompts[*window].len() + step);
+                rows.push(Row { hypothesis, position });
+                tokens.push(token + step as u32);
+            }
+        }
+        let logits = together.run(&tokens, Tokens::Step(&rows));
+        for (row, logits) in rows.iter().zip(logits.chunks_exact(logits.len() / rows.len())) {
+            let window = row.hypothesis / 2;
+            let mut alone = Heard::new(3, 1);
+            let token = next[window][row.hypothesis % 2];
+            let sequence: Vec<u32> = prompts[window]
+                .iter()
+                .copied()
+                .chain((0..=step as u32).map(|more| token + more))
+                .collect();
+            let (hypothesis, from) = (window, 0);
+            let expected = alone.run(&sequence, Tokens::Prompt { hypothesis, from });
+            let relative = relative_difference(logits, &expected);
+            assert!(relative < 1e-5, "step {step}, {row:?}: {relative:e}");
+        }
+    }
+}
+
+/// Stretches of other lengths, three of them side by side, against each by itself: text, times and scores.
+#[test]
+fn stretches_decoded_in_a_batch_are_those_decoded_alone() {
+    let backend = CpuBackend::new(2).unwrap();
+    let (model, generation) = load(&backend);
+    let golden = Golden::read(&repository(MODEL)).get("log_mel");
+    let bands = 80;
+    let stretches: Vec<Vec<f32>> = [golden.len() / bands, 400, 3500, 90, 1200]
+        .into_iter()
+        .enumerate()
+        .map(|(number, frames)| {
+            let cycle = golden.iter().cycle().skip(number * 37 * bands);
+            cycle.take(frames * bands).copied().collect()
+        })
+        .collect();
+    let stretches: Vec<&[f32]> = stretches.iter().map(Vec::as_slice).collect();
+    for beam_size in [1, 3] {
+        let options = |batch_size| DecodingOptions {
+            beam_size,
+            batch_size,
+            best_of: 2,
+            language: Some("de".into()),
+            no_speech_threshold: None,
+            word_timestamps: true,
+            temperature: vec![0.0],
+            ..DecodingOptions::default()
+        };
+        let decode = |batch_size| {
+            let none = AdaptationConfig::none();
+            let (model, generation) = (model.clone(), generation.clone());
+            let mut decoder = WhisperDecoder::new(&backend, model, &none, generation, options(batch_size)).unwrap();
+            let found = decoder.transcribe_together(&backend, &stretches, &mut |_, _| true);
+            found.unwrap().expect("not stopped")
+        };
+        let (alone, together) = (decode(1), decode(3));
+        assert_eq!((alone.len(), together.len()), (stretches.len(), stretches.len()));
+        let mut compared = 0;
+        for (alone, together) in alone.iter().zip(&together) {
+            assert_eq!(alone.segments.len(), together.segments.len());
+            for (alone, together) in alone.segments.iter().zip(&together.segments) {
+                assert_eq!(
+                    (&alone.text, &alone.decoding.tokens),
+                    (&together.text, &together.decoding.tokens)
+                );
+                assert_eq!((alone.start, alone.end), (together.start, together.end));
+                let words = |segment: &aurist::decode::whisper::Segment| -> Vec<(String, f64)> {
+                    segment
+                        .words
+                        .iter()
+                        .map(|word| (word.word.clone(), word.start))
+                        .collect()
+                };
+                assert_eq!(words(alone), words(together));
+                assert!((alone.decoding.avg_logprob - together.decoding.avg_logprob).abs() < 1e-4);
+                compared += 1;
+            }
+        }
+        assert!(compared >= stretches.len(), "{compared} segments");
     }
 }
 

@@ -77,7 +77,7 @@ def disturbances(directory, minutes):
 
 def run(aurist, method, files):
     name, _, options = method.partition(":")
-    command = [aurist, "transcribe", "--adapt", name, "-f", "json", "-j", "1", "--progress", "none"]
+    command = [aurist, "transcribe", "-m", "tiny.en-ctc", "--adapt", name, "-f", "json", "-j", "1", "--progress", "none"]
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
         command += [f"--{key}{equals}{value}"]

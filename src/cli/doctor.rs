@@ -7,7 +7,7 @@ use crate::engine::EngineError;
 use crate::engine::cpu::{CpuBackend, measured_gflops};
 #[cfg(feature = "cuda")]
 use crate::engine::cuda::device_names;
-use crate::{AdaptationConfig, ModelInfo, Recognizer, Utterance, VERSION};
+use crate::{AdaptationConfig, Bundled, ModelInfo, Recognizer, Utterance, VERSION};
 use clap::Args;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -52,7 +52,7 @@ struct Report {
     no_gpu: Option<String>,
     nvidia_driver: Option<String>,
     nvidia_library: Option<PathBuf>,
-    bundled_model: Option<ModelInfo>,
+    bundled_models: Vec<ModelInfo>,
     self_test: Option<SelfTest>,
     /// What does not work, and what to do about it.
     problems: Vec<String>,
@@ -92,7 +92,7 @@ fn examine() -> Report {
     } else {
         gflops_one_thread
     };
-    let (bundled_model, self_test) = try_bundled(&mut problems);
+    let (bundled_models, self_test) = try_bundled(&mut problems);
     let (gpus, no_gpu) = gpus();
     Report {
         version: VERSION,
@@ -111,7 +111,7 @@ fn examine() -> Report {
         no_gpu,
         nvidia_driver: field(Path::new("/proc/driver/nvidia/version"), "NVRM version"),
         nvidia_library: nvidia_library(),
-        bundled_model,
+        bundled_models,
         self_test,
         problems,
     }
@@ -145,30 +145,35 @@ fn gpus() -> (Vec<String>, Option<String>) {
     (Vec::new(), Some(why.to_string()))
 }
 
-/// Loads the bundled model and runs it on a synthetic voice, as itself and adapting.
-fn try_bundled(problems: &mut Vec<String>) -> (Option<ModelInfo>, Option<SelfTest>) {
+/// Loads the bundled models and runs the CTC model on a synthetic voice, as itself and adapting.
+fn try_bundled(problems: &mut Vec<String>) -> (Vec<ModelInfo>, Option<SelfTest>) {
+    let mut models = Vec::new();
+    let mut tested = None;
     if !cfg!(feature = "bundled-model") {
-        return (None, None);
+        return (models, tested);
     }
-    let recognizer = match Recognizer::bundled() {
-        Ok(recognizer) => recognizer,
-        Err(error) => {
-            problems.push(format!(
-                "the bundled model cannot be loaded ({error}): install aurist again, and report this"
-            ));
-            return (None, None);
+    for bundled in Bundled::ALL {
+        match Recognizer::bundled(bundled) {
+            Ok(recognizer) => {
+                if bundled == Bundled::TinyEnCtc {
+                    let result = self_test(&recognizer);
+                    tested = result
+                        .map_err(|error| {
+                            problems.push(format!(
+                                "the self-test failed ({error}): please report this with the lines above"
+                            ));
+                        })
+                        .ok();
+                }
+                models.push(recognizer.info().clone());
+            }
+            Err(error) => problems.push(format!(
+                "the bundled model {} cannot be loaded ({error}): install aurist again, and report this",
+                bundled.name()
+            )),
         }
-    };
-    let self_test = match self_test(&recognizer) {
-        Ok(result) => Some(result),
-        Err(error) => {
-            problems.push(format!(
-                "the self-test failed ({error}): please report this with the lines above"
-            ));
-            None
-        }
-    };
-    (Some(recognizer.info().clone()), self_test)
+    }
+    (models, tested)
 }
 
 fn self_test(recognizer: &Recognizer) -> Result<SelfTest, String> {
@@ -275,17 +280,16 @@ fn describe(report: &Report) -> String {
             (Some(why), None) => format!("none: {why}"),
         },
     );
-    match &report.bundled_model {
-        Some(model) => {
-            let millions = model.parameters as f64 / 1e6;
-            let identity = model.identity.get(..16).unwrap_or(&model.identity);
-            line(
-                "bundled model",
-                format!("{}, {millions:.1} M parameters, {identity}", model.name),
-            );
-        }
-        None if report.problems.is_empty() => line("bundled model", "none in this build: use -m DIR".to_string()),
-        None => {}
+    for model in &report.bundled_models {
+        let millions = model.parameters as f64 / 1e6;
+        let identity = model.identity.get(..16).unwrap_or(&model.identity);
+        line(
+            "bundled model",
+            format!("{}, {millions:.1} M parameters, {identity}", model.name),
+        );
+    }
+    if report.bundled_models.is_empty() && report.problems.is_empty() {
+        line("bundled model", "none in this build: use -m DIR".to_string());
     }
     if let Some(test) = &report.self_test {
         let unadapted = test.real_time_factor_unadapted;

@@ -2,8 +2,8 @@
 
 use super::transcribe::load_model;
 use super::{Exit, Failure, tell};
-use crate::Device;
 use crate::serve::{ServeConfig, serve};
+use crate::{Bundled, Device};
 use clap::Args;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -26,7 +26,8 @@ Ctrl-C or SIGTERM: no new requests, those begun are finished, live streams get t
 #[derive(Debug, Args)]
 #[command(after_help = "Run with --help for examples.", after_long_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// Model directory, or the name of a model that `aurist models pull` fetched [default: the bundled model].
+    /// Directory or name of a CTC model: bundled, or fetched by `aurist models pull` [default: $AURIST_MODEL, or
+    /// tiny.en-ctc, which is bundled].
     #[arg(short, long, value_name = "DIR|NAME")]
     model: Option<PathBuf>,
 
@@ -114,7 +115,12 @@ pub(super) fn run(typed: Arguments) -> Result<Exit, Failure> {
         std::fs::create_dir_all(folder)
             .map_err(|error| Failure::failed(format_args!("cannot write to {}: {error}", folder.display())))?;
     }
-    let recognizer = load_model(typed.model.as_deref(), typed.load_adapted.as_deref(), Device::Cpu)?;
+    let recognizer = load_model(
+        typed.model.as_deref(),
+        Bundled::TinyEnCtc,
+        typed.load_adapted.as_deref(),
+        Device::Cpu,
+    )?;
     let config = ServeConfig {
         address: SocketAddr::new(typed.host, typed.port),
         api_key,

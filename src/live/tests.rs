@@ -18,7 +18,7 @@ fn speech() -> Vec<f32> {
 }
 
 fn pool() -> Pool {
-    Pool::new(&Recognizer::bundled().unwrap(), 1, 1).unwrap()
+    Pool::new(&Recognizer::bundled(crate::Bundled::TinyEnCtc).unwrap(), 1, 1).unwrap()
 }
 
 fn begin(pool: &Pool, config: LiveConfig) -> (LiveSession, Receiver<Event>) {

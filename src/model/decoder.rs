@@ -2,7 +2,7 @@
 //! encoder's output, and logits through the embedding again.
 //!
 //! Keys and values of what was decoded so far are kept, apart for each hypothesis; those of the encoder's output are
-//! computed once a window and shared.
+//! computed once a window and shared by the window's hypotheses. Several windows can be decoded side by side.
 
 mod backward;
 
@@ -52,22 +52,32 @@ struct Layer {
 
 /// Where tokens stand that the decoder is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tokens {
-    /// One after the other in the first hypothesis, from a position on.
+pub enum Tokens<'a> {
+    /// One after the other in a hypothesis, from a position on.
     Prompt {
-        /// Of the first of them.
+        /// Of all windows' hypotheses, in order.
+        hypothesis: usize,
+        /// Position of the first token.
         from: usize,
     },
-    /// One for each of the first hypotheses, all at the same position.
-    Step {
-        /// Of each.
-        position: usize,
-    },
+    /// One for each of some hypotheses, in ascending order.
+    Step(&'a [Row]),
+}
+
+/// A hypothesis, and the position of its next token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Of all windows' hypotheses, in order.
+    pub hypothesis: usize,
+    /// Tokens that it has.
+    pub position: usize,
 }
 
 /// Where the activations and the kept keys and values lie.
 pub struct DecoderActivations {
     rows: usize,
+    windows: usize,
+    /// Of all windows.
     hypotheses: usize,
     source_rows: usize,
     layers: Vec<LayerActivations>,
@@ -82,6 +92,18 @@ pub struct DecoderActivations {
     logits: Slot,
     moved: Slot,
     backward: Option<backward::Gradients>,
+}
+
+/// What a plan is for.
+#[derive(Clone, Copy)]
+struct Sizes {
+    source_rows: usize,
+    windows: usize,
+    /// Of all windows.
+    hypotheses: usize,
+    rows: usize,
+    /// Those whose keys and values are kept.
+    positions: usize,
 }
 
 /// A layer's; without a backward pass all layers share what need not outlive a call.
@@ -99,7 +121,7 @@ struct LayerActivations {
     pre: Slot,
     /// Keys and values of what was decoded, kept from call to call, `[hypotheses, positions, 2, D]`.
     own: Slot,
-    /// Those of the encoder's output, `[source rows, 2, D]`.
+    /// Those of the encoder's output, `[windows, source rows, 2, D]`.
     source: Slot,
 }
 
@@ -119,9 +141,16 @@ impl DecoderActivations {
         self.layers[layer].cross_q
     }
 
-    /// A layer's keys and values of the encoder's output, `[source rows, 2, D]`.
-    pub fn source(&self, layer: usize) -> Slot {
-        self.layers[layer].source
+    /// A layer's keys and values of a window's encoder output, `[source rows, 2, D]`.
+    pub fn source(&self, layer: usize, window: usize) -> Slot {
+        let kept = self.layers[layer].source;
+        let len = kept.len / self.windows;
+        kept.part(window * len, len)
+    }
+
+    /// The window that a hypothesis belongs to.
+    fn window_of(&self, hypothesis: usize) -> usize {
+        hypothesis / (self.hypotheses / self.windows)
     }
 
     fn next(&self, index: usize) -> Slot {
@@ -194,22 +223,30 @@ impl Decoder {
         }
     }
 
-    /// Slots for an encoder output of so many rows, so many hypotheses, and calls of at most `rows` tokens.
+    /// Slots for so many windows of encoder output of so many rows, so many hypotheses of each, and calls of at most
+    /// `rows` tokens.
     pub fn plan<B: DecoderBackend>(
         &self,
         backend: &B,
         source_rows: usize,
-        hypotheses: usize,
+        (windows, hypotheses): (usize, usize),
         rows: usize,
     ) -> (ArenaPlan, DecoderActivations) {
+        let hypotheses = windows * hypotheses;
         let mut plan = ArenaPlan::default();
         let shared = self.layer_slots(&mut plan, rows.max(hypotheses));
         let layer = |plan: &mut ArenaPlan| LayerActivations {
             cross_q: plan.slot(rows.max(hypotheses) * self.width),
             ..shared
         };
-        let sizes = (source_rows, hypotheses, rows.max(hypotheses));
-        let mut activations = self.plan_with(backend, &mut plan, sizes, self.config.positions, layer);
+        let sizes = Sizes {
+            source_rows,
+            windows,
+            hypotheses,
+            rows: rows.max(hypotheses),
+            positions: self.config.positions,
+        };
+        let mut activations = self.plan_with(backend, &mut plan, sizes, layer);
         activations.logits = plan.slot(hypotheses * self.config.vocab_size);
         activations.moved = plan.slot(hypotheses * self.config.positions * 2 * self.width);
         (plan, activations)
@@ -239,16 +276,22 @@ impl Decoder {
         }
     }
 
-    /// Everything but the logits; `positions` are those whose keys and values are kept.
+    /// Everything but the logits.
     fn plan_with<B: DecoderBackend>(
         &self,
         backend: &B,
         plan: &mut ArenaPlan,
-        (source_rows, hypotheses, rows): (usize, usize, usize),
-        positions: usize,
+        sizes: Sizes,
         layer: impl Fn(&mut ArenaPlan) -> LayerActivations,
     ) -> DecoderActivations {
         let d = self.width;
+        let Sizes {
+            source_rows,
+            windows,
+            hypotheses,
+            rows,
+            positions,
+        } = sizes;
         let scratch = [
             self.attention(rows, source_rows, false),
             self.attention(rows, positions, true),
@@ -256,11 +299,12 @@ impl Decoder {
         let scratch = scratch.map(|shape| backend.cross_attention_scratch(shape));
         let layers = (0..self.config.layers).map(|_| LayerActivations {
             own: plan.slot(hypotheses * positions * 2 * d),
-            source: plan.slot(source_rows * 2 * d),
+            source: plan.slot(windows * source_rows * 2 * d),
             ..layer(plan)
         });
         DecoderActivations {
             rows,
+            windows,
             hypotheses,
             source_rows,
             layers: layers.collect(),
@@ -276,19 +320,20 @@ impl Decoder {
         }
     }
 
-    /// Computes every layer's keys and values of the encoder's output `[source rows, D]`.
+    /// Computes every layer's keys and values of a window's encoder output `[source rows, D]`.
     pub fn load_source<B: DecoderBackend>(
         &self,
         backend: &B,
         parameters: &impl Parameters<B>,
         arena: &mut Arena<B>,
         a: &DecoderActivations,
+        window: usize,
         encoded: B::View<'_>,
     ) {
-        for (layer, kept) in self.layers.iter().zip(&a.layers) {
+        for (index, layer) in self.layers.iter().enumerate() {
             let kv = layer.cross_kv;
             let (weight, bias) = (parameters.value(backend, kv.weight), parameters.value(backend, kv.bias));
-            let y = arena.view_mut(backend, kept.source);
+            let y = arena.view_mut(backend, a.source(index, window));
             backend.linear(kv.shape(a.source_rows), encoded, weight, Some(bias), y, false);
         }
     }
@@ -302,7 +347,7 @@ impl Decoder {
         arena: &mut Arena<B>,
         a: &DecoderActivations,
         tokens: &[u32],
-        place: Tokens,
+        place: Tokens<'_>,
     ) {
         let (rows, d) = (tokens.len(), self.width);
         assert!(rows <= a.rows, "{rows} tokens in a plan for {}", a.rows);
@@ -337,10 +382,18 @@ impl Decoder {
             layer
                 .cross_q
                 .forward(backend, parameters, arena, rows, normed, q, false);
-            let writes = [attended, part(cross.log_sum_exp, self.config.heads), a.scratch];
-            let ([q, source], [out, log_sum_exp, scratch]) = arena.split(backend, [q, slots.source], writes);
-            let shape = self.attention(rows, a.source_rows, false);
-            backend.cross_attention(shape, q, source, out, log_sum_exp, scratch);
+            for (window, first, count) in by_window(a, rows, place) {
+                let (d, heads) = (self.width, self.config.heads);
+                let writes = [
+                    attended.part(first * d, count * d),
+                    cross.log_sum_exp.part(first * heads, count * heads),
+                    a.scratch,
+                ];
+                let reads = [q.part(first * d, count * d), a.source(index, window)];
+                let ([q, source], [out, log_sum_exp, scratch]) = arena.split(backend, reads, writes);
+                let shape = self.attention(count, a.source_rows, false);
+                backend.cross_attention(shape, q, source, out, log_sum_exp, scratch);
+            }
             copy(backend, arena, x, sum);
             layer
                 .cross_out
@@ -370,23 +423,19 @@ impl Decoder {
         slots: &LayerActivations,
         kv: Slot,
         rows: usize,
-        place: Tokens,
+        place: Tokens<'_>,
     ) {
         let (d, heads) = (self.width, self.config.heads);
         let calls = match place {
             Tokens::Prompt { .. } => 1,
-            Tokens::Step { .. } => rows,
+            Tokens::Step(places) => places.len(),
         };
-        for hypothesis in 0..calls {
-            let (own, queries, first) = (
-                self.own(a, slots, hypothesis),
-                rows / calls,
-                hypothesis * (rows / calls),
-            );
-            let from = match place {
-                Tokens::Prompt { from } => from,
-                Tokens::Step { position } => position,
+        for call in 0..calls {
+            let (hypothesis, from, queries) = match place {
+                Tokens::Prompt { hypothesis, from } => (hypothesis, from, rows),
+                Tokens::Step(places) => (places[call].hypothesis, places[call].position, 1),
             };
+            let (own, first) = (self.own(a, slots, hypothesis), call * queries);
             let new = own.part(from * 2 * d, queries * 2 * d);
             copy(backend, arena, kv.part(first * 2 * d, queries * 2 * d), new);
             let keys = from + queries;
@@ -426,33 +475,55 @@ impl Decoder {
         logits
     }
 
-    /// Makes hypothesis i go on from what hypothesis `origins[i]` kept of the first `length` positions.
+    /// Makes a window's hypothesis i go on from what its hypothesis `origins[i]` kept of the first `length` positions.
     pub fn reorder<B: DecoderBackend>(
         &self,
         backend: &B,
         arena: &mut Arena<B>,
         a: &DecoderActivations,
+        window: usize,
         origins: &[usize],
         length: usize,
     ) {
         let len = length * 2 * self.width;
+        let base = window * (a.hypotheses / a.windows);
         let moves = || origins.iter().enumerate().filter(|(to, from)| to != *from);
         for kept in &a.layers {
             for (to, from) in moves() {
                 let moved = a.moved.part(to * len, len);
-                copy(backend, arena, self.own(a, kept, *from).part(0, len), moved);
+                copy(backend, arena, self.own(a, kept, base + from).part(0, len), moved);
             }
             for (to, _) in moves() {
                 let moved = a.moved.part(to * len, len);
-                copy(backend, arena, moved, self.own(a, kept, to).part(0, len));
+                copy(backend, arena, moved, self.own(a, kept, base + to).part(0, len));
             }
         }
     }
 }
 
-fn positions_of(place: Tokens, rows: usize) -> Vec<u32> {
+/// A whole sequence, in the first hypothesis.
+const FIRST: Tokens<'static> = Tokens::Prompt { hypothesis: 0, from: 0 };
+
+fn positions_of(place: Tokens<'_>, rows: usize) -> Vec<u32> {
     match place {
-        Tokens::Prompt { from } => (from..from + rows).map(|position| position as u32).collect(),
-        Tokens::Step { position } => vec![position as u32; rows],
+        Tokens::Prompt { from, .. } => (from..from + rows).map(|position| position as u32).collect(),
+        Tokens::Step(places) => places.iter().map(|place| place.position as u32).collect(),
     }
+}
+
+/// Runs of rows that belong to one window: the window, the first row, their number.
+fn by_window(a: &DecoderActivations, rows: usize, place: Tokens<'_>) -> Vec<(usize, usize, usize)> {
+    let places = match place {
+        Tokens::Prompt { hypothesis, .. } => return vec![(a.window_of(hypothesis), 0, rows)],
+        Tokens::Step(places) => places,
+    };
+    let mut runs: Vec<(usize, usize, usize)> = Vec::new();
+    for (row, place) in places.iter().enumerate() {
+        let window = a.window_of(place.hypothesis);
+        match runs.last_mut() {
+            Some((last, _, count)) if *last == window => *count += 1,
+            _ => runs.push((window, row, 1)),
+        }
+    }
+    runs
 }

@@ -3,6 +3,7 @@
 //! A model knows its tensors, how its activations lie in the arena, and its forward and backward passes. It does not
 //! know which tensors are adapted: it asks [`Parameters`].
 
+mod bundled;
 pub mod checkpoint;
 mod config;
 mod ctc;
@@ -20,12 +21,13 @@ mod vocabulary;
 mod wav2vec2;
 mod whisper;
 
+pub use bundled::Bundled;
 pub use config::{FrontendConfig, ModelConfig, Preset, Wav2Vec2Config, WhisperConfig};
 pub use ctc::{Activations, CtcModel, Input, KEEP_ALL, KEEP_NOTHING};
-pub use decoder::{Decoder, DecoderActivations, DecoderConfig, Tokens};
+pub use decoder::{Decoder, DecoderActivations, DecoderConfig, Row, Tokens};
 pub use error::ModelError;
 pub use generation::Generation;
-pub use source::{ModelFiles, WeightBytes};
+pub use source::{ModelFiles, ModelSource, WeightBytes};
 pub use tensors::{Kind, NamedTensor, OperandId, Place, Weights};
 pub use tokenizer::Tokenizer;
 pub use transformer::TransformerConfig;

@@ -1,12 +1,42 @@
 //! A model's files: from a directory in one of the published layouts, or embedded in the binary.
 
 use super::checkpoint::{Checkpoint, Ctranslate2Checkpoint, Overlay, PickleCheckpoint, SafetensorsCheckpoint};
-use super::{CtcModel, Generation, ModelConfig, ModelError, Preset, Vocabulary};
+use super::{Bundled, CtcModel, Generation, ModelConfig, ModelError, Preset, Vocabulary};
 use crate::engine::Backend;
 use std::borrow::Cow;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
-/// A model directory, opened: configuration checked, weights ready to be read.
+/// Where a model is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelSource {
+    /// A directory, as Hugging Face or CTranslate2 lay it out.
+    Directory(PathBuf),
+    /// In this binary.
+    Bundled(Bundled),
+}
+
+impl std::fmt::Display for ModelSource {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory(dir) => write!(out, "model {}", dir.display()),
+            Self::Bundled(bundled) => write!(out, "bundled model {}", bundled.name()),
+        }
+    }
+}
+
+impl From<&Path> for ModelSource {
+    fn from(dir: &Path) -> Self {
+        Self::Directory(dir.to_path_buf())
+    }
+}
+
+impl From<Bundled> for ModelSource {
+    fn from(bundled: Bundled) -> Self {
+        Self::Bundled(bundled)
+    }
+}
+
+/// A model's files, opened: configuration checked, weights ready to be read.
 pub struct ModelFiles {
     /// What to call the model.
     pub name: String,
@@ -64,9 +94,15 @@ struct Texts {
     adaptation: Option<Cow<'static, [u8]>>,
 }
 
-struct Directory<'a>(&'a Path);
+/// Where a model's files are.
+pub(super) enum Folder<'a> {
+    OnDisk(&'a Path),
+    /// In the binary: names and contents.
+    #[cfg_attr(not(feature = "bundled-model"), expect(dead_code, reason = "nothing is embedded"))]
+    Embedded(&'static [(&'static str, &'static [u8])]),
+}
 
-impl Directory<'_> {
+impl Folder<'_> {
     fn unreadable(file: &str, reason: impl ToString) -> ModelError {
         ModelError::Unreadable {
             file: file.into(),
@@ -75,11 +111,24 @@ impl Directory<'_> {
     }
 
     fn has(&self, file: &str) -> bool {
-        self.0.join(file).exists()
+        match self {
+            Self::OnDisk(dir) => dir.join(file).exists(),
+            Self::Embedded(files) => files.iter().any(|(name, _)| *name == file),
+        }
+    }
+
+    fn embedded(files: &'static [(&str, &[u8])], file: &str) -> Result<&'static [u8], ModelError> {
+        let found = files.iter().find(|(name, _)| *name == file);
+        found
+            .map(|(_, bytes)| *bytes)
+            .ok_or_else(|| Self::unreadable(file, "it is not in this binary"))
     }
 
     fn read(&self, file: &str) -> Result<Cow<'static, [u8]>, ModelError> {
-        let path = self.0.join(file);
+        let path = match self {
+            Self::OnDisk(dir) => dir.join(file),
+            Self::Embedded(files) => return Self::embedded(files, file).map(Cow::from),
+        };
         let metadata = std::fs::metadata(&path).map_err(|error| Self::unreadable(file, error))?;
         if !metadata.is_file() || metadata.len() > LARGEST_JSON {
             let reason = format!("it has {} bytes, too many for a configuration file", metadata.len());
@@ -98,7 +147,10 @@ impl Directory<'_> {
     }
 
     fn map(&self, file: &str) -> Result<(String, WeightBytes), ModelError> {
-        let path = self.0.join(file);
+        let path = match self {
+            Self::OnDisk(dir) => dir.join(file),
+            Self::Embedded(files) => return Ok((file.into(), WeightBytes::Embedded(Self::embedded(files, file)?))),
+        };
         // Before it is opened: a pipe would wait for a writer.
         if std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
             return Err(Self::unreadable(file, "it is no regular file"));
@@ -150,10 +202,25 @@ impl ModelFiles {
         if !dir.is_dir() {
             return Err(ModelError::NotADirectory(dir.to_path_buf()));
         }
-        let directory = Directory(dir);
-        let name = dir.display().to_string();
+        Self::from_folder(&Folder::OnDisk(dir), dir.display().to_string())
+    }
+
+    /// A model in this binary.
+    pub fn bundled(bundled: Bundled) -> Result<Self, ModelError> {
+        Self::from_folder(&bundled.folder()?, format!("bundled:{}", bundled.name()))
+    }
+
+    /// A model, wherever it is.
+    pub fn open(source: &ModelSource) -> Result<Self, ModelError> {
+        match source {
+            ModelSource::Directory(dir) => Self::from_dir(dir),
+            ModelSource::Bundled(bundled) => Self::bundled(*bundled),
+        }
+    }
+
+    fn from_folder(directory: &Folder<'_>, name: String) -> Result<Self, ModelError> {
         if directory.has("model.bin") && !directory.has("model.safetensors") {
-            return Self::from_ctranslate2(&directory, name);
+            return Self::from_ctranslate2(directory, name);
         }
         let config = directory.read("config.json")?;
         let (files, format) =
@@ -180,13 +247,13 @@ impl ModelFiles {
             _ => Box::new(PickleCheckpoint::new(files)?),
         };
         if parsed.vocab_size == 0 {
-            return Self::with_head(&directory, name, parsed, texts, checkpoint, hasher, format);
+            return Self::with_head(directory, name, parsed, texts, checkpoint, hasher, format);
         }
         texts.vocabulary = Some(directory.read("vocab.json")?);
         Self::assemble(name, parsed, texts, checkpoint, hasher, format)
     }
 
-    fn from_ctranslate2(directory: &Directory<'_>, name: String) -> Result<Self, ModelError> {
+    fn from_ctranslate2(directory: &Folder<'_>, name: String) -> Result<Self, ModelError> {
         let (_, bytes) = directory.map("model.bin")?;
         let texts = Texts {
             adaptation: directory.read_if_there("adaptation.json")?,
@@ -209,7 +276,7 @@ impl ModelFiles {
 
     /// A Whisper that was published without a CTC head, and the one laid beside it, if any.
     fn with_head(
-        directory: &Directory<'_>,
+        directory: &Folder<'_>,
         name: String,
         mut config: ModelConfig,
         mut texts: Texts,
@@ -290,42 +357,6 @@ impl ModelFiles {
             identity: hasher.finish(),
             format,
         })
-    }
-
-    /// The model embedded in this binary.
-    #[cfg(feature = "bundled-model")]
-    pub fn bundled() -> Result<Self, ModelError> {
-        macro_rules! embedded {
-            ($file:literal) => {
-                include_bytes!(concat!(
-                    env!("CARGO_MANIFEST_DIR"),
-                    "/models/whisper-tiny.en-ctc/",
-                    $file
-                ))
-                .as_slice()
-            };
-        }
-        let texts = Texts {
-            config: embedded!("config.json").into(),
-            preprocessor: Some(embedded!("preprocessor_config.json").into()),
-            vocabulary: Some(embedded!("vocab.json").into()),
-            adaptation: Some(embedded!("adaptation.json").into()),
-            ..Texts::default()
-        };
-        let config = ModelConfig::parse(&texts.config, texts.preprocessor.as_deref())?;
-        let weights = embedded!("model.safetensors");
-        let mut hasher = Identity::new(&texts);
-        hasher.add(weights);
-        let files = vec![("model.safetensors".into(), WeightBytes::Embedded(weights))];
-        let checkpoint = Box::new(SafetensorsCheckpoint::new(files)?);
-        let name = "bundled:whisper-tiny.en-ctc".into();
-        Self::assemble(name, config, texts, checkpoint, hasher, "safetensors")
-    }
-
-    /// The model embedded in this binary: none.
-    #[cfg(not(feature = "bundled-model"))]
-    pub fn bundled() -> Result<Self, ModelError> {
-        Err(ModelError::NoBundledModel)
     }
 
     /// Reads the weights that the configuration asks for onto a device.

@@ -1,12 +1,15 @@
 //! Recordings through Whisper's decoder.
 
 use super::{Error, Recognizer, Session, Writer, check_finite};
-use crate::audio::SAMPLE_RATE;
+use crate::audio::{SAMPLE_RATE, Segmenter, SegmenterConfig};
 use crate::decode::whisper::{Progress, Segment, Transcription, WhisperDecoder};
 use crate::engine::cpu::CpuBackend;
 use crate::{AdaptationConfig, Method, Trace, Transcript, Utterance, Word};
 use std::borrow::Cow;
 use std::time::Instant;
+
+/// Where stretches of speech are decoded side by side, a stretch ends at a pause after so many seconds.
+const FULL_WINDOW: f64 = 20.0;
 
 /// Whisper's decoder and what it runs on.
 pub(super) struct OnBackend {
@@ -53,9 +56,14 @@ impl Session {
             return Ok(None);
         };
         let (backend, decoder, features) = (&whisper.backend, &mut whisper.decoder, &mut self.features);
-        let known = decoder.options().language.clone();
-        let parts: Vec<(usize, Cow<'_, [f32]>)> = if decoder.options().vad_filter {
-            let mut segmenter = self.recognizer.segmenter();
+        let options = decoder.options();
+        let parts: Vec<(usize, Cow<'_, [f32]>)> = if options.vad_filter || options.batch_size > 1 {
+            // Side by side, full windows are decoded in the least time.
+            let shortest = (options.batch_size > 1).then_some(FULL_WINDOW);
+            let mut segmenter = Segmenter::new(SegmenterConfig {
+                preferred_shortest: shortest.unwrap_or(SegmenterConfig::default().preferred_shortest),
+                ..SegmenterConfig::default()
+            });
             let mut parts = segmenter.push(samples);
             parts.extend(segmenter.finish());
             let owned = parts.into_iter().map(|part| (part.start, Cow::from(part.samples)));
@@ -63,27 +71,25 @@ impl Session {
         } else {
             vec![(0, Cow::from(samples))]
         };
+        let offset = |part: usize| parts[part].0 as f64 / SAMPLE_RATE as f64;
+        let log_mels: Vec<Vec<f32>> = parts.iter().map(|(_, samples)| features.compute(samples)).collect();
+        let log_mels: Vec<&[f32]> = log_mels.iter().map(Vec::as_slice).collect();
+        let mut farthest = 0.0f64;
+        let mut shifted = |part: usize, seconds: f64| {
+            // Of several at a time, one may be behind the others.
+            farthest = farthest.max(offset(part) + seconds);
+            progress(farthest)
+        };
+        let found = backend.within(|| decoder.transcribe_together(backend, &log_mels, &mut shifted))?;
+        let Some(found) = found else {
+            return Ok(None);
+        };
         let mut heard = Transcription::default();
-        for (first, samples) in parts {
-            let offset = first as f64 / SAMPLE_RATE as f64;
-            let log_mel = features.compute(&samples);
-            let mut shifted = |seconds: f64| progress(offset + seconds);
-            let found = backend.within(|| decoder.transcribe(backend, &log_mel, &mut shifted));
-            if !matches!(found, Ok(Some(_))) {
-                decoder.set_language(known.clone());
-            }
-            let Some(found) = found? else {
-                return Ok(None);
-            };
-            heard
-                .segments
-                .extend(found.segments.into_iter().map(|segment| moved(segment, offset)));
-            if heard.language.is_none() {
-                decoder.set_language(found.language.as_ref().map(|language| language.code.clone()));
-                heard.language = found.language;
-            }
+        for (part, found) in found.into_iter().enumerate() {
+            let segments = found.segments.into_iter().map(|segment| moved(segment, offset(part)));
+            heard.segments.extend(segments);
+            heard.language = heard.language.or(found.language);
         }
-        decoder.set_language(known);
         let spoken: f64 = heard.segments.iter().map(|segment| segment.end - segment.start).sum();
         let rate = begin.elapsed().as_secs_f64() / spoken.max(f64::MIN_POSITIVE);
         let utterances = heard

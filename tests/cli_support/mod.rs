@@ -6,9 +6,11 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The command, quick: the source model as it is, unless a test says otherwise.
+/// The command, with the bundled CTC model unless a test says otherwise.
 pub(crate) fn aurist() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_aurist"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aurist"));
+    command.env("AURIST_MODEL", "tiny.en-ctc");
+    command
 }
 
 /// The five recordings, in order.

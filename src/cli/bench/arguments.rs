@@ -67,7 +67,7 @@ pub(super) struct RunArguments {
     #[arg(short, long, value_name = "DIR", required = true)]
     pub(super) output_dir: Option<PathBuf>,
 
-    /// Model directory; repeatable [default: the bundled model].
+    /// Model directory or name; repeatable [default: $AURIST_MODEL, or tiny.en-ctc, the bundled CTC model].
     #[arg(short, long, value_name = "DIR")]
     pub(super) model: Vec<PathBuf>,
 

@@ -7,7 +7,7 @@ use crate::cli::Failure;
 use crate::cli::transcribe::load_model;
 use crate::decode::whisper::DecodingOptions;
 use crate::eval::testset::{TestSet, TestSetOptions, TestUtterance};
-use crate::{AdaptationConfig, Device, Recognizer};
+use crate::{AdaptationConfig, Bundled, Device, Recognizer};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -321,11 +321,11 @@ fn open_sets(typed: &RunArguments) -> Result<Vec<TestSet>, Failure> {
 
 fn models(dirs: &[PathBuf]) -> Result<Vec<Recognizer>, Failure> {
     if dirs.is_empty() {
-        return Ok(vec![load_model(None, None, Device::Cpu)?]);
+        return Ok(vec![load_model(None, Bundled::TinyEnCtc, None, Device::Cpu)?]);
     }
     let mut models: Vec<Recognizer> = Vec::new();
     for dir in dirs {
-        let model = load_model(Some(dir), None, Device::Cpu)?;
+        let model = load_model(Some(dir), Bundled::TinyEnCtc, None, Device::Cpu)?;
         if models
             .iter()
             .all(|other| other.info().identity != model.info().identity)

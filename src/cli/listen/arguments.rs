@@ -41,7 +41,8 @@ pub(in crate::cli) struct Arguments {
     #[arg(long, value_name = "NAME", conflicts_with = "input")]
     pub(super) device_name: Option<String>,
 
-    /// Model directory, or the name of a model that `aurist models pull` fetched [default: the bundled model].
+    /// Directory or name of a CTC model: bundled, or fetched by `aurist models pull` [default: $AURIST_MODEL, or
+    /// tiny.en-ctc, which is bundled].
     #[arg(short, long, value_name = "DIR|NAME")]
     pub(super) model: Option<PathBuf>,
 

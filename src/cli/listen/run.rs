@@ -11,6 +11,7 @@ use crate::cli::interrupt::Interrupt;
 use crate::cli::transcribe::{adaptation, load_model, quiet_panics};
 use crate::cli::{Exit, Failure};
 use crate::live::{Event, LiveConfig, LiveSession, Pool};
+use crate::model::Bundled;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
@@ -29,6 +30,7 @@ pub(in crate::cli) fn run(typed: Arguments) -> Result<Exit, Failure> {
     let mut source = source::open(&typed)?;
     let recognizer = load_model(
         typed.model.as_deref(),
+        Bundled::TinyEnCtc,
         typed.adaptation.load_adapted.as_deref(),
         Device::Cpu,
     )?;

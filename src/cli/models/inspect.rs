@@ -4,7 +4,7 @@ use super::size;
 use crate::adapt::Selection;
 use crate::cli::{Exit, Failure};
 use crate::engine::cpu::CpuBackend;
-use crate::model::{CtcModel, Input, ModelConfig, ModelError, ModelFiles, NamedTensor, Symbol, Vocabulary};
+use crate::model::{Bundled, CtcModel, Input, ModelConfig, ModelError, ModelFiles, NamedTensor, Symbol, Vocabulary};
 use crate::{AdaptationConfig, Compatibility, Half, ParameterChoice};
 use clap::Args;
 use serde::Serialize;
@@ -26,7 +26,7 @@ const CHOICES: [(&str, ParameterChoice); 5] = [
 All weights are read and checked.
 Exit codes: 0 it can be loaded, 1 it cannot, and what is wrong is said; 2 wrong usage.")]
 pub(super) struct Arguments {
-    /// A model directory, or the name of a model in the Hugging Face cache [default: the bundled model].
+    /// A model directory, or the name of a bundled model or of one in the Hugging Face cache [default: $AURIST_MODEL, or tiny.en, which is bundled].
     #[arg(value_name = "DIR|NAME")]
     model: Option<PathBuf>,
 
@@ -123,16 +123,9 @@ pub(super) fn run(typed: &Arguments) -> Result<Exit, Failure> {
 }
 
 fn examine(typed: &Arguments) -> Result<Report, Failure> {
-    let dir = typed.model.as_deref().map(super::resolve).transpose()?;
-    let failed = |error: ModelError| match &dir {
-        Some(dir) => Failure::failed(format_args!("model {}: {error}", dir.display())),
-        None => Failure::failed(format_args!("bundled model: {error}")),
-    };
-    let files = match &dir {
-        Some(dir) => ModelFiles::from_dir(dir),
-        None => ModelFiles::bundled(),
-    };
-    let files = files.map_err(&failed)?;
+    let source = super::resolve(typed.model.as_deref(), Bundled::TinyEn)?;
+    let failed = |error: ModelError| Failure::failed(format_args!("{source}: {error}"));
+    let files = ModelFiles::open(&source).map_err(&failed)?;
     let backend = CpuBackend::new(1).map_err(Failure::failed)?;
     let model = files.load(&backend).map_err(&failed)?;
     Ok(report(files, &model))

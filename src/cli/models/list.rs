@@ -1,9 +1,11 @@
-//! `aurist models list`: the bundled model and those in the cache.
+//! `aurist models list`: the bundled models and those in the cache.
 
 use super::size;
 use crate::cli::{Exit, Failure};
 use crate::hub::{Cache, MAIN, State};
 use crate::model::ModelConfig;
+#[cfg(feature = "bundled-model")]
+use crate::model::{Bundled, ModelFiles};
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -66,16 +68,19 @@ pub(super) fn run(typed: &Arguments) -> Result<Exit, Failure> {
 
 #[cfg(feature = "bundled-model")]
 fn bundled() -> Result<Vec<Listed>, Failure> {
-    let files = crate::model::ModelFiles::bundled().map_err(Failure::failed)?;
-    Ok(vec![Listed {
-        name: files.name,
-        revision: None,
-        architecture: Some(files.config.architecture),
-        bytes: files.bytes,
-        state: State::Complete,
-        runs: Some(true),
-        path: None,
-    }])
+    let opened = Bundled::ALL.into_iter().map(ModelFiles::bundled);
+    let listed = opened.map(|files| {
+        files.map(|files| Listed {
+            name: files.name,
+            revision: None,
+            architecture: Some(files.config.architecture),
+            bytes: files.bytes,
+            state: State::Complete,
+            runs: Some(true),
+            path: None,
+        })
+    });
+    listed.collect::<Result<_, _>>().map_err(Failure::failed)
 }
 
 #[cfg(not(feature = "bundled-model"))]

@@ -30,7 +30,7 @@ pub(super) struct Arguments {
 enum Command {
     /// Tell what a model is, what adaptation would move in it, or what is wrong with it.
     Inspect(inspect::Arguments),
-    /// List the bundled model and those in the Hugging Face cache.
+    /// List the bundled models and those in the Hugging Face cache.
     List(list::Arguments),
     /// Fetch a model from the Hugging Face hub into the cache.
     Pull(pull::Arguments),

@@ -2,7 +2,8 @@
 
 use crate::cli::Failure;
 use crate::hub::{Cache, HubError, MAIN, RepoName};
-use std::path::{Path, PathBuf};
+use crate::model::{Bundled, ModelSource};
+use std::path::Path;
 
 /// Checkpoints that the literature on test-time adaptation uses, one of each architecture, under their last part.
 pub(super) const SHORT_NAMES: [&str; 8] = [
@@ -44,17 +45,32 @@ pub(super) fn repository(text: &str) -> Result<RepoName, HubError> {
     RepoName::parse(whisper.or(short).unwrap_or(text))
 }
 
-/// The directory of a model that was asked for by directory or name. Nothing is fetched.
-pub(in crate::cli) fn resolve(typed: &Path) -> Result<PathBuf, Failure> {
-    if typed.exists() {
-        return Ok(typed.to_path_buf());
+/// The environment's variable that names the model where none is typed.
+const VARIABLE: &str = "AURIST_MODEL";
+
+/// The model that was asked for on the command line, in the environment, or else the command's own choice.
+pub(in crate::cli) fn resolve(typed: Option<&Path>, default: Bundled) -> Result<ModelSource, Failure> {
+    let from_environment = std::env::var_os(VARIABLE).filter(|value| typed.is_none() && !value.is_empty());
+    match typed.or(from_environment.as_deref().map(Path::new)) {
+        Some(asked) => find(asked),
+        None => Ok(default.into()),
     }
+}
+
+/// A model by directory or name. Nothing is fetched.
+fn find(typed: &Path) -> Result<ModelSource, Failure> {
+    if typed.exists() {
+        return Ok(typed.into());
+    }
+    let bundled = typed.to_str().and_then(Bundled::named);
     // What can only be a path is told so where it is read.
     let Some(name) = typed.to_str().and_then(|text| repository(text).ok()) else {
-        return Ok(typed.to_path_buf());
+        return Ok(bundled.map_or_else(|| typed.into(), ModelSource::from));
     };
     let cache = Cache::standard().map_err(Failure::failed)?;
-    cache.snapshot(&name, MAIN).ok_or_else(|| {
+    // One that was fetched has the published precision; the bundled one is there without.
+    let fetched = cache.snapshot(&name, MAIN).map(ModelSource::Directory);
+    fetched.or(bundled.map(ModelSource::from)).ok_or_else(|| {
         Failure::failed(format_args!(
             "model {}: there is no such directory, and {name} is not in the cache ({}); fetch it with `aurist models pull {name}`",
             typed.display(),
@@ -87,8 +103,17 @@ mod tests {
     #[test]
     fn a_directory_is_itself_and_an_impossible_name_is_left_to_the_reader() {
         let folder = tempfile::tempdir().expect("a directory");
-        assert_eq!(resolve(folder.path()).expect("there"), folder.path());
+        assert_eq!(find(folder.path()).expect("there"), folder.path().into());
         let nowhere = Path::new("no/such/directory");
-        assert_eq!(resolve(nowhere).expect("a path"), nowhere);
+        assert_eq!(find(nowhere).expect("a path"), nowhere.into());
+    }
+
+    #[test]
+    fn a_bundled_model_goes_by_its_name() {
+        assert_eq!(
+            find(Path::new("tiny.en-ctc")).expect("bundled"),
+            Bundled::TinyEnCtc.into()
+        );
+        assert!(find(Path::new("tiny.en-ctx")).is_ok_and(|found| matches!(found, ModelSource::Directory(_))));
     }
 }

@@ -14,12 +14,12 @@ Examples:
   aurist transcribe talk.mp3                          the text, on standard output
   aurist transcribe talk.mp3 -f srt > talk.srt        subtitles
   aurist transcribe recordings/ -o text/ -f txt,json  a directory; run it again to go on
-  aurist transcribe recordings/ -o text/ --fast       fewer steps: a third of the cost
-  aurist transcribe talk.wav --adapt none             the source model as it is
-  aurist transcribe talk.wav --paper                  with the settings of the SUTA paper
-  aurist transcribe talk.wav -m wav2vec2-base-960h    with another model, once pulled
-  aurist transcribe me.wav --save-adapted me.profile  a speaker's profile, to start from with
-  aurist transcribe *.wav --load-adapted me.profile   --load-adapted
+  aurist transcribe talk.wav -m wav2vec2-base-960h    a CTC model, once pulled, adapted to each utterance
+  aurist transcribe talk.wav -m tiny.en-ctc           the same with the one that is bundled: rough text
+  aurist transcribe talk.wav -m tiny.en-ctc --fast    fewer steps: a third of the cost
+  aurist transcribe talk.wav -m tiny.en-ctc --paper   with the settings of the SUTA paper
+  aurist transcribe me.wav -m tiny.en-ctc --save-adapted me.profile    a speaker's profile, to start
+  aurist transcribe *.wav -m tiny.en-ctc --load-adapted me.profile     from with --load-adapted
   ffmpeg -i film.mkv -f wav - | aurist transcribe -   from another program
 
 Inputs: directories are searched for audio files (hidden files are skipped); a file that is named
@@ -57,7 +57,8 @@ pub(in crate::cli) struct Arguments {
     #[arg(required = true, value_name = "PATH")]
     pub(super) paths: Vec<PathBuf>,
 
-    /// Model directory, or the name of a model that `aurist models pull` fetched [default: the bundled model].
+    /// Model directory, or the name of a bundled model or of one that `aurist models pull` fetched [default: $AURIST_MODEL,
+    /// or tiny.en, a bundled Whisper; tiny.en-ctc, bundled too, is one that all methods adapt].
     #[arg(short, long, value_name = "DIR|NAME")]
     pub(super) model: Option<PathBuf>,
 
@@ -103,7 +104,8 @@ pub(in crate::cli) struct AdaptationArguments {
     /// method, which carries what it learned from one recording to the next: guarded (from the source model and from
     /// what the stream taught, whichever evidence favours), csuta (no reset ever), dsuta (fast and slow), replay (dsuta
     /// that rehearses what it heard) or awmc (anchor, leader, chaser). A Whisper that writes with its decoder has suta (the
-    /// token entropy of its own text), sdpl and sequence-entropy (the entropy over texts), and is not adapted by itself [default: suta].
+    /// token entropy of its own text), sdpl and sequence-entropy (the entropy over texts), and is not adapted unless this is given [default: none for
+    /// such a Whisper, else suta].
     #[arg(long, value_name = "METHOD", hide_possible_values = true)]
     pub(super) adapt: Option<MethodChoice>,
 

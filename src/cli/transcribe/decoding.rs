@@ -80,6 +80,11 @@ pub(in crate::cli) struct DecodingArguments {
     #[arg(long)]
     vad_filter: bool,
 
+    /// Decode so many stretches of speech side by side: a long recording takes less time and more memory. Cuts out silence as
+    /// --vad-filter does, and no stretch hears of the others' text [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    batch_size: Option<u8>,
+
     /// Detect the language in every window anew.
     #[arg(long)]
     multilingual: bool,
@@ -130,6 +135,7 @@ impl DecodingArguments {
             ("--without-timestamps", self.without_timestamps),
             ("--word-timestamps", self.word_timestamps),
             ("--vad-filter", self.vad_filter),
+            ("--batch-size", self.batch_size.is_some()),
             ("--multilingual", self.multilingual),
         ];
         options.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
@@ -167,6 +173,7 @@ impl DecodingArguments {
             without_timestamps: self.without_timestamps,
             word_timestamps: self.word_timestamps,
             vad_filter: self.vad_filter,
+            batch_size: self.batch_size.map_or(default.batch_size, usize::from),
             multilingual: self.multilingual,
             ..DecodingOptions::default()
         }

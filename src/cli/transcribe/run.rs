@@ -10,6 +10,7 @@ use super::streams::{self, StreamBy};
 use super::worker::{self, Destination, Done, Event, Job, Outcome};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::{Exit, Failure};
+use crate::model::Bundled;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
@@ -44,9 +45,6 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
     for path in &found.empty {
         progress.warning(Some(path), "no audio files in this directory");
     }
-    for option in settings::idle_options(&settings.adaptation) {
-        progress.warning(None, &format!("{option} has no effect with --adapt none"));
-    }
     let streams = if settings.adaptation.is_continual() {
         let by = settings.adaptation.stream_by.as_ref().unwrap_or(&StreamBy::All);
         streams::group(&found.inputs, by, settings.adaptation.manifest.as_deref())?
@@ -58,7 +56,7 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
         None => Destination::Stdout(settings.formats[0], !settings.unlabelled()),
     };
     let profile = settings.adaptation.load_adapted.as_deref();
-    let recognizer = settings::load_model(settings.model.as_deref(), profile, settings.device)?;
+    let recognizer = settings::load_model(settings.model.as_deref(), Bundled::TinyEn, profile, settings.device)?;
     settings::check_model(&recognizer, &settings.adaptation, &settings.decoding)?;
     let decoding = settings.decoding.options();
     let (events, incoming) = channel();
@@ -70,6 +68,12 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
     let files = found.inputs.len();
     let (jobs, threads) = settings.parallelism(streams.len());
     let adaptation = settings::adaptation(&settings.adaptation, recognizer.default_adaptation());
+    for option in settings::idle_options(&settings.adaptation, adaptation.method) {
+        progress.warning(
+            None,
+            &format!("{option} has no effect without adaptation (--adapt METHOD)"),
+        );
+    }
     let info = recognizer.info();
     let settings_key = settings::settings_key(info, &adaptation, recognizer.is_whisper().then_some(&decoding));
     // A stream's results may all wait for an earlier stream's, which must not wait for them.

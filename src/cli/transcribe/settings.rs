@@ -6,7 +6,7 @@ use super::streams::StreamBy;
 use crate::cli::{Failure, cores};
 use crate::decode::whisper::DecodingOptions;
 use crate::engine::EngineError;
-use crate::model::ModelError;
+use crate::model::{Bundled, ModelError};
 use crate::output::Format;
 use crate::{AdaptationConfig, Compatibility, Device, Error, Half, Method, ModelInfo, Recognizer, Reset, Settled};
 use std::path::{Path, PathBuf};
@@ -221,9 +221,12 @@ pub(super) fn check_model(
     let config = self::adaptation(adaptation, recognizer.default_adaptation());
     recognizer.check_adaptation(&config).map_err(Failure::usage)?;
     if recognizer.is_whisper() {
-        return match adaptation.save_adapted.is_some() || adaptation.paper || adaptation.fast {
-            true if config.method != Method::None => Err(Failure::usage(crate::Error::NotAdaptable)),
-            _ => Ok(()),
+        // Not silently without: who types these wants a CTC model adapted.
+        let wants_ctc = adaptation.paper || adaptation.fast;
+        let saves = adaptation.save_adapted.is_some() && config.method != Method::None;
+        return match wants_ctc || saves {
+            true => Err(Failure::usage(crate::Error::NotAdaptable)),
+            false => Ok(()),
         };
     }
     match decoding.typed() {
@@ -235,9 +238,9 @@ pub(super) fn check_model(
     }
 }
 
-/// The options typed that `--adapt none` leaves without effect.
-pub(super) fn idle_options(typed: &AdaptationArguments) -> Vec<&'static str> {
-    if typed.adapt != Some(MethodChoice::None) {
+/// The options typed that have no effect where nothing is adapted.
+pub(super) fn idle_options(typed: &AdaptationArguments, method: Method) -> Vec<&'static str> {
+    if method != Method::None {
         return Vec::new();
     }
     let options = [
@@ -275,16 +278,15 @@ pub(super) fn settings_key(model: &ModelInfo, config: &AdaptationConfig, decodin
 
 /// Loads the model that was asked for, with the profile that was asked for, onto the device that was asked for.
 pub(in crate::cli) fn load_model(
-    dir: Option<&Path>,
+    typed: Option<&Path>,
+    default: Bundled,
     profile: Option<&Path>,
     device: Device,
 ) -> Result<Recognizer, Failure> {
-    let dir = dir.map(crate::cli::models::resolve).transpose()?;
-    let dir = dir.as_deref();
-    Recognizer::open(dir, profile, device).map_err(|error| match dir {
-        _ if matches!(error, Error::Model(ModelError::Engine(EngineError::NoGpu(_)))) => Failure::failed(error),
-        Some(dir) => Failure::failed(format_args!("model {}: {error}", dir.display())),
-        None => Failure::failed(format_args!("bundled model: {error}")),
+    let source = crate::cli::models::resolve(typed, default)?;
+    Recognizer::open(&source, profile, device).map_err(|error| match error {
+        Error::Model(ModelError::Engine(EngineError::NoGpu(_))) => Failure::failed(error),
+        _ => Failure::failed(format_args!("{source}: {error}")),
     })
 }
 
@@ -324,7 +326,7 @@ mod tests {
             ..AdaptationArguments::default()
         };
         assert_eq!(adaptation(&typed, AdaptationConfig::paper()), AdaptationConfig::none());
-        assert_eq!(idle_options(&typed), ["--lr"]);
+        assert_eq!(idle_options(&typed, Method::None), ["--lr"]);
     }
 
     #[test]

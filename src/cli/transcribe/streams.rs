@@ -347,11 +347,11 @@ mod tests {
     #[cfg(feature = "bundled-model")]
     #[test]
     fn a_session_is_put_where_its_stream_is() -> Result<(), Box<dyn std::error::Error>> {
-        use crate::{AdaptationConfig, ContinualConfig, Recognizer, Reset};
+        use crate::{AdaptationConfig, Bundled, ContinualConfig, Recognizer, Reset};
         let clip = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/data/librivox/sense_and_sensibility_01_austen_64kb-0880.wav");
         let samples = crate::audio::read_all(&clip)?;
-        let recognizer = Recognizer::bundled()?;
+        let recognizer = Recognizer::bundled(Bundled::TinyEnCtc)?;
         let config = AdaptationConfig {
             steps: 1,
             continual: ContinualConfig {

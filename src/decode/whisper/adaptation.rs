@@ -2,7 +2,7 @@
 //! text of the adapted model, unless evidence without labels speaks for the unadapted one's.
 
 use super::rules::Rules;
-use super::window::{DECODER, Decoded, Network, Prompt, compression_ratio};
+use super::window::{Asked, DECODER, Decoded, Network, Prompt, compression_ratio};
 use super::{DecodingError, DecodingOptions};
 use crate::adapt::{AdaptedParameters, Snapshot, TokenTerms, TokenValue, sequence_entropy_terms, token_terms};
 use crate::engine::{AdamW, Arena, DecoderBackend};
@@ -179,9 +179,10 @@ impl<B: DecoderBackend> Network<B> {
         descent.run(heard.plain);
         let mut standing = heard.unadapted;
         if descent.outcome.steps > 0 {
-            let adapted = descent
-                .network
-                .generate(backend, generation, options, heard.prompt, rng);
+            let (window, prompt) = (0, heard.prompt);
+            let asked = vec![Asked { window, prompt, rng }];
+            let mut written = descent.network.generate(backend, generation, options, asked);
+            let adapted = written.remove(0);
             if adapted.tokens == standing.tokens || descent.may_stand(options, heard.prompt, &standing, &adapted) {
                 standing = adapted;
             }
@@ -199,7 +200,7 @@ impl<B: DecoderBackend> Network<B> {
                 .forward(backend, &self.parameters, arena, activations, moves.lowest);
         }
         if moves.source {
-            self.load_source(backend);
+            self.load_source(backend, 0);
         }
     }
 }
@@ -373,7 +374,14 @@ impl<B: DecoderBackend> Descent<'_, B> {
         let (backend, tokens) = (self.backend, sequence(prompt, text));
         let logits = self.with_decoder(|decoder, parameters, adaptation| {
             let (arena, a) = (&mut adaptation.arena, &adaptation.activations);
-            decoder.forward(backend, parameters, arena, a, &tokens, Tokens::Prompt { from: 0 });
+            decoder.forward(
+                backend,
+                parameters,
+                arena,
+                a,
+                &tokens,
+                Tokens::Prompt { hypothesis: 0, from: 0 },
+            );
             decoder.logits(backend, parameters, arena, a, first_row(prompt), text.len())
         });
         let mut values = vec![0.0; logits.len];

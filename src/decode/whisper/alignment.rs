@@ -1,9 +1,9 @@
 //! Which frames a text's tokens were heard in: attention of the alignment heads, then dynamic time warping.
 
 use super::Task;
-use super::sequential::Recording;
+use super::sequential::Transcriber;
 use crate::engine::DecoderBackend;
-use crate::model::{Tokenizer, Tokens};
+use crate::model::Tokenizer;
 
 /// Frames of the encoder's output a second.
 const TOKENS_PER_SECOND: f64 = 50.0;
@@ -23,9 +23,9 @@ pub(super) struct Aligned {
     pub(super) probability: f64,
 }
 
-impl<B: DecoderBackend> Recording<'_, B> {
-    /// The words of text tokens in the window that was encoded, of which `size` log-mel frames hold sound.
-    pub(super) fn align(&mut self, text: &[u32], language: Option<u32>, size: usize) -> Vec<Aligned> {
+impl<B: DecoderBackend> Transcriber<'_, B> {
+    /// The words of text tokens in a window that was encoded, of which `size` log-mel frames hold sound.
+    pub(super) fn align(&mut self, window: usize, text: &[u32], language: Option<u32>, size: usize) -> Vec<Aligned> {
         let tokenizer = &self.generation.tokenizer;
         let code = tokenizer.languages.iter().find(|(_, token)| Some(*token) == language);
         let code = code.map_or("en", |(code, _)| code.as_str());
@@ -45,13 +45,13 @@ impl<B: DecoderBackend> Recording<'_, B> {
         sequence.push(tokenizer.no_timestamps);
         sequence.extend(text);
         sequence.push(tokenizer.eot);
-        self.network.run(self.backend, &sequence, Tokens::Prompt { from: 0 });
+        self.network.run_sequence(self.backend, window, &sequence);
         let eot = tokenizer.eot as usize;
         let probabilities = self.network.probabilities(self.backend, before, text, eot);
         let rows = sequence.len();
         let mut mean = vec![0.0f64; rows * frames];
-        for &(layer, head) in &self.generation.alignment_heads {
-            let mut attention = self.network.attention(self.backend, layer, head, rows, frames);
+        for &head in &self.generation.alignment_heads {
+            let mut attention = self.network.attention(self.backend, window, head, rows, frames);
             normalise(&mut attention, frames);
             median_filter(&mut attention, frames);
             mean.iter_mut().zip(&attention).for_each(|(sum, value)| *sum += value);

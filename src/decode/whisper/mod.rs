@@ -18,7 +18,7 @@ pub use window::compression_ratio;
 use crate::AdaptationConfig;
 use crate::engine::{DecoderBackend, EngineError};
 use crate::model::{CtcModel, Generation, Input, ModelError};
-use sequential::Recording;
+use sequential::{Recording, Transcriber};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use window::Network;
@@ -120,11 +120,6 @@ impl<B: DecoderBackend> WhisperDecoder<B> {
         &self.options
     }
 
-    /// From now on takes the language for known, or detects it.
-    pub fn set_language(&mut self, code: Option<String>) {
-        self.options.language = code;
-    }
-
     /// Log-mel frames `[frames, bands]` of a whole recording as text; `None` where `progress` stopped it.
     pub fn transcribe(
         &mut self,
@@ -132,28 +127,50 @@ impl<B: DecoderBackend> WhisperDecoder<B> {
         log_mel: &[f32],
         progress: Progress<'_>,
     ) -> Result<Option<Transcription>, DecodingError> {
-        let mut recording = Recording {
+        let found = self.transcribe_together(backend, &[log_mel], &mut |_, seconds| progress(seconds))?;
+        Ok(found.and_then(|mut found| found.pop()))
+    }
+
+    /// The same of several stretches of one recording, [`DecodingOptions::batch_size`] of them side by side; all are in the
+    /// language of the first. What each gives does not depend on the others. `progress` hears of a stretch and the seconds
+    /// of it that are done.
+    pub fn transcribe_together(
+        &mut self,
+        backend: &B,
+        log_mels: &[&[f32]],
+        progress: &mut (dyn FnMut(usize, f64) -> bool + Send),
+    ) -> Result<Option<Vec<Transcription>>, DecodingError> {
+        let mut transcriber = Transcriber {
             backend,
             network: &mut self.network,
             generation: &self.generation,
             options: &self.options,
-            log_mel,
             bands: self.bands,
             encoded: None,
         };
-        if log_mel.len() < self.bands {
-            return Ok(Some(Transcription::default()));
-        }
-        let language = recording.language()?;
-        let segments = recording.transcribe(language.as_ref(), progress);
-        Ok(segments.map(|segments| Transcription { segments, language }))
+        let seeds = (0..).map(|index: u64| self.options.seed.wrapping_add(index));
+        let recordings = log_mels.iter().zip(seeds);
+        let mut recordings: Vec<Recording<'_>> = recordings
+            .map(|(log_mel, seed)| Recording::new(log_mel, self.bands, seed))
+            .collect();
+        let language = match recordings.first() {
+            Some(first) if log_mels[0].len() >= self.bands => transcriber.language(first)?,
+            _ => None,
+        };
+        let segments = transcriber.transcribe(&mut recordings, language.as_ref(), progress);
+        Ok(segments.map(|segments| {
+            let whole = segments.into_iter().map(|segments| Transcription {
+                segments,
+                language: language.clone(),
+            });
+            whole.collect()
+        }))
     }
 
     /// Logits after every token of a sequence, `[V]` each, of the log-mel frames of one window: what the tests compare.
     pub fn logits(&mut self, backend: &B, log_mel: &[f32], tokens: &[u32]) -> Result<Vec<Vec<f32>>, ModelError> {
-        self.network.encode(backend, log_mel);
-        self.network
-            .run(backend, tokens, crate::model::Tokens::Prompt { from: 0 });
+        self.network.encode(backend, 0, log_mel);
+        self.network.run_sequence(backend, 0, tokens);
         Ok(self.network.all_logits(backend, tokens.len()))
     }
 }

@@ -75,6 +75,8 @@ pub struct DecodingOptions {
     pub language_detection_segments: usize,
     /// Whether silence is cut out first, and each stretch of speech decoded by itself.
     pub vad_filter: bool,
+    /// Stretches of speech decoded side by side; above 1, silence is cut out as by `vad_filter`.
+    pub batch_size: usize,
     /// Of the samples drawn above temperature 0 (not in faster-whisper, whose draws differ from run to run).
     pub seed: u64,
 }
@@ -111,6 +113,7 @@ impl Default for DecodingOptions {
             language_detection_threshold: 0.5,
             language_detection_segments: 1,
             vad_filter: false,
+            batch_size: 1,
             seed: 0,
         }
     }

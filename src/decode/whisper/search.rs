@@ -5,16 +5,19 @@ use super::rules::Rules;
 use crate::engine::cpu::log_sum_exp;
 use fastrand::Rng;
 
-/// What a search asks of a decoder that has read its prompt.
+/// What searches ask of a decoder that has read the prompts of some windows.
 pub(super) trait Steps {
-    /// The next token's logits `[V]` after the prompt.
-    fn first(&mut self) -> &[f32];
-    /// Forgets all but the prompt and goes on with so many hypotheses.
-    fn restart(&mut self, hypotheses: usize);
-    /// Hypothesis i goes on from what hypothesis `origins[i]` was.
-    fn reorder(&mut self, origins: &[usize]);
-    /// Appends a token to each hypothesis; the next one's logits `[hypotheses, V]`.
-    fn step(&mut self, tokens: &[u32]) -> Vec<f32>;
+    /// Forgets all but a window's prompt and goes on with so many hypotheses; their next token's logits `[hypotheses, V]`.
+    fn restart(&mut self, window: usize, hypotheses: usize) -> Vec<f32>;
+    /// Goes on in some windows, in ascending order; the next token's logits `[hypotheses, V]` of each.
+    fn step(&mut self, next: &[(usize, Next)]) -> Vec<Vec<f32>>;
+}
+
+/// How a window's hypotheses go on: the i-th from what `origins[i]` was, with a token more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) origins: Vec<usize>,
+    pub(super) tokens: Vec<u32>,
 }
 
 /// What was found.
@@ -53,26 +56,99 @@ struct Candidate {
     score: f64,
 }
 
+/// A search under way.
+pub(super) struct Running<'a> {
+    search: &'a Search<'a>,
+    way: Way<'a>,
+    alive: Vec<Beam>,
+    finished: Vec<Beam>,
+    position: usize,
+    best_finished: bool,
+}
+
+/// How hypotheses get their next tokens.
+enum Way<'a> {
+    /// Independent ones, each its likeliest.
+    Greedy,
+    /// Independent ones, each one drawn at a temperature.
+    Drawn(f64, &'a mut Rng),
+    /// The best of all together.
+    Beam,
+}
+
+/// Runs searches side by side, one a window, until all have ended. `windows` ascend.
+pub(super) fn run_together(windows: &[usize], searches: &mut [Running<'_>], steps: &mut impl Steps) {
+    let mut under_way: Vec<(usize, &mut Running<'_>, Vec<f32>)> = Vec::new();
+    for (window, running) in windows.iter().zip(searches) {
+        let logits = steps.restart(*window, running.alive.len());
+        under_way.push((*window, running, logits));
+    }
+    loop {
+        let mut next = Vec::new();
+        under_way.retain_mut(|(window, running, logits)| match running.advance(logits) {
+            Some(on) => {
+                next.push((*window, on));
+                true
+            }
+            None => false,
+        });
+        if next.is_empty() {
+            return;
+        }
+        for ((.., logits), stepped) in under_way.iter_mut().zip(steps.step(&next)) {
+            *logits = stepped;
+        }
+    }
+}
+
 impl Search<'_> {
-    /// The best text at a temperature.
-    pub(super) fn run(&self, steps: &mut impl Steps, temperature: f64, rng: &mut Rng) -> Found {
+    /// Begins to look for the best text at a temperature.
+    pub(super) fn begin<'a>(&'a self, temperature: f64, rng: &'a mut Rng) -> Running<'a> {
         if temperature > 0.0 {
-            self.sample(steps, Some((temperature, rng)), self.options.best_of.max(1))
+            self.independent(Some((temperature, rng)), self.options.best_of.max(1))
         } else if self.options.beam_size > 1 {
-            self.beam(steps)
+            self.running(Way::Beam, 1)
         } else {
-            self.sample(steps, None, 1)
+            self.independent(None, 1)
+        }
+    }
+
+    /// Begins to write the likeliest text token by token, or so many texts drawn at a temperature.
+    pub(super) fn independent<'a>(&'a self, drawn: Option<(f64, &'a mut Rng)>, count: usize) -> Running<'a> {
+        let way = match drawn {
+            Some((temperature, rng)) => Way::Drawn(temperature, rng),
+            None => Way::Greedy,
+        };
+        self.running(way, count)
+    }
+
+    fn running<'a>(&'a self, way: Way<'a>, count: usize) -> Running<'a> {
+        let begin = || Beam {
+            tokens: self.prefix.to_vec(),
+            score: 0.0,
+        };
+        Running {
+            search: self,
+            way,
+            alive: (0..count).map(|_| begin()).collect(),
+            finished: Vec::new(),
+            position: self.prefix.len(),
+            best_finished: false,
         }
     }
 
     fn rank(&self, tokens: &[u32], score: f64) -> f64 {
         score / (tokens.len().max(1) as f64).powf(self.options.length_penalty)
     }
+}
 
-    fn best(&self, finished: Vec<Beam>) -> Found {
+impl Running<'_> {
+    /// The best of what was found.
+    pub(super) fn best(self) -> Found {
+        let search = self.search;
         let mut best: Option<(f64, Beam)> = None;
-        for beam in finished {
-            let rank = self.rank(&beam.tokens, beam.score);
+        for beam in self.into_beams() {
+            let rank = search.rank(&beam.tokens, beam.score);
             if best.as_ref().is_none_or(|(highest, _)| rank > *highest) {
                 best = Some((rank, beam));
             }
@@ -84,145 +160,120 @@ impl Search<'_> {
         }
     }
 
-    /// The likeliest text token by token, or so many drawn at a temperature.
-    pub(super) fn texts(&self, steps: &mut impl Steps, drawn: Option<(f64, &mut Rng, usize)>) -> Vec<Vec<u32>> {
-        let beams = match drawn {
-            Some((temperature, rng, count)) => self.independent(steps, Some((temperature, rng)), count),
-            None => self.independent(steps, None, 1),
+    /// All texts that were found, each without its end.
+    pub(super) fn texts(self) -> Vec<Vec<u32>> {
+        self.into_beams().into_iter().map(|beam| beam.tokens).collect()
+    }
+
+    fn into_beams(self) -> Vec<Beam> {
+        let mut beams = self.finished;
+        if beams.is_empty() || !matches!(self.way, Way::Beam) {
+            beams.extend(self.alive);
+        }
+        beams
+    }
+
+    /// With the next token's logits `[hypotheses, V]`; `None` where the search has ended.
+    fn advance(&mut self, logits: &mut [f32]) -> Option<Next> {
+        if self.alive.is_empty() || self.position >= self.search.longest {
+            return None;
+        }
+        let next = match self.way {
+            Way::Beam => self.advance_beam(logits),
+            _ => self.advance_each(logits),
         };
-        beams.into_iter().map(|beam| beam.tokens).collect()
+        self.position += 1;
+        next
     }
 
-    fn sample(&self, steps: &mut impl Steps, drawn: Option<(f64, &mut Rng)>, count: usize) -> Found {
-        self.best(self.independent(steps, drawn, count))
-    }
-
-    /// Independent hypotheses, each taking its likeliest token, or one drawn at a temperature.
-    fn independent(&self, steps: &mut impl Steps, mut drawn: Option<(f64, &mut Rng)>, count: usize) -> Vec<Beam> {
-        let mut alive: Vec<Beam> = (0..count).map(|_| self.begin()).collect();
-        let mut finished = Vec::new();
-        steps.restart(count);
-        let first = steps.first().to_vec();
-        let mut logits = first.repeat(count);
-        for position in self.prefix.len().. {
-            if position >= self.longest {
-                break;
-            }
-            let size = first.len();
-            let (mut going, mut next) = (Vec::new(), Vec::new());
-            let mut kept = Vec::new();
-            for (index, mut beam) in std::mem::take(&mut alive).into_iter().enumerate() {
-                let logits = &mut logits[index * size..(index + 1) * size];
-                self.rules.apply(logits, &beam.tokens);
-                let token = match &mut drawn {
-                    None => likeliest(logits),
-                    Some((temperature, rng)) => draw(logits, *temperature, rng),
-                };
-                beam.score += (logits[token as usize] - log_sum_exp(logits)) as f64;
-                if token != self.eot {
-                    beam.tokens.push(token);
-                }
-                if token == self.eot || position + 1 == self.longest {
-                    finished.push(beam);
-                } else {
-                    next.push(token);
-                    going.push(index);
-                    kept.push(beam);
-                }
-            }
-            alive = kept;
-            if alive.is_empty() {
-                break;
-            }
-            steps.reorder(&going);
-            logits = steps.step(&next);
-        }
-        finished.extend(alive);
-        finished
-    }
-
-    fn begin(&self) -> Beam {
-        Beam {
-            tokens: self.prefix.to_vec(),
-            score: 0.0,
-        }
-    }
-
-    fn beam(&self, steps: &mut impl Steps) -> Found {
-        let size = self.options.beam_size;
-        let wanted = ((size as f64 * self.options.patience).round() as usize).max(1);
-        steps.restart(1);
-        let mut logits = steps.first().to_vec();
-        let vocabulary = logits.len();
-        let mut alive = vec![self.begin()];
-        let mut finished: Vec<Beam> = Vec::new();
-        let mut best_finished = false;
-        for position in self.prefix.len()..self.longest {
-            let mut candidates = Vec::with_capacity(2 * size + 1);
-            for (index, beam) in alive.iter().enumerate() {
-                let logits = &mut logits[index * vocabulary..(index + 1) * vocabulary];
-                self.rules.apply(logits, &beam.tokens);
-                gather(&mut candidates, 2 * size, logits, index, beam.score);
-            }
-            if position == self.prefix.len() && position > 0 {
-                // Only the best of the first candidates after a prefix may end there; the others' places stay empty.
-                for candidate in candidates
-                    .iter_mut()
-                    .skip(1)
-                    .filter(|candidate| candidate.token == self.eot)
-                {
-                    (candidate.token, candidate.score) = (0, NO_CHANCE);
-                }
-            }
-            let is_last = position + 1 == self.longest;
-            let mut spare = candidates
-                .iter()
-                .skip(size)
-                .filter(|candidate| candidate.token != self.eot);
-            let mut next = Vec::with_capacity(size);
-            for (rank, candidate) in candidates.iter().take(size).enumerate() {
-                if candidate.token != self.eot && !is_last {
-                    next.push(*candidate);
-                    continue;
-                }
-                best_finished |= rank == 0;
-                let mut tokens = alive[candidate.beam].tokens.clone();
-                tokens.extend((candidate.token != self.eot).then_some(candidate.token));
-                finished.push(Beam {
-                    tokens,
-                    score: candidate.score,
-                });
-                // Another hypothesis takes its place.
-                next.extend(spare.next().copied());
-            }
-            let enough = if self.options.length_penalty == 0.0 {
-                best_finished
-            } else {
-                finished.len() >= wanted
+    /// Independent hypotheses.
+    fn advance_each(&mut self, logits: &mut [f32]) -> Option<Next> {
+        let (search, is_last) = (self.search, self.position + 1 == self.search.longest);
+        let size = logits.len() / self.alive.len();
+        let mut next = Next::default();
+        let mut kept = Vec::new();
+        for (index, mut beam) in std::mem::take(&mut self.alive).into_iter().enumerate() {
+            let logits = &mut logits[index * size..(index + 1) * size];
+            search.rules.apply(logits, &beam.tokens);
+            let token = match &mut self.way {
+                Way::Drawn(temperature, rng) => draw(logits, *temperature, rng),
+                _ => likeliest(logits),
             };
-            if is_last || enough || next.is_empty() {
-                break;
+            beam.score += (logits[token as usize] - log_sum_exp(logits)) as f64;
+            if token != search.eot {
+                beam.tokens.push(token);
             }
-            let origins: Vec<usize> = next.iter().map(|candidate| candidate.beam).collect();
-            let tokens: Vec<u32> = next.iter().map(|candidate| candidate.token).collect();
-            alive = next
-                .iter()
-                .map(|candidate| {
-                    let mut tokens = alive[candidate.beam].tokens.clone();
-                    tokens.push(candidate.token);
-                    Beam {
-                        tokens,
-                        score: candidate.score,
-                    }
-                })
-                .collect();
-            steps.reorder(&origins);
-            logits = steps.step(&tokens);
+            if token == search.eot || is_last {
+                self.finished.push(beam);
+            } else {
+                next.tokens.push(token);
+                next.origins.push(index);
+                kept.push(beam);
+            }
         }
-        if finished.is_empty() {
-            finished = alive;
+        self.alive = kept;
+        (!self.alive.is_empty()).then_some(next)
+    }
+
+    fn advance_beam(&mut self, logits: &mut [f32]) -> Option<Next> {
+        let search = self.search;
+        let size = search.options.beam_size;
+        let wanted = ((size as f64 * search.options.patience).round() as usize).max(1);
+        let vocabulary = logits.len() / self.alive.len();
+        let mut candidates = Vec::with_capacity(2 * size + 1);
+        for (index, beam) in self.alive.iter().enumerate() {
+            let logits = &mut logits[index * vocabulary..(index + 1) * vocabulary];
+            search.rules.apply(logits, &beam.tokens);
+            gather(&mut candidates, 2 * size, logits, index, beam.score);
         }
-        self.best(finished)
+        if self.position == search.prefix.len() && self.position > 0 {
+            // Only the best of the first candidates after a prefix may end there; the others' places stay empty.
+            for candidate in candidates
+                .iter_mut()
+                .skip(1)
+                .filter(|candidate| candidate.token == search.eot)
+            {
+                (candidate.token, candidate.score) = (0, NO_CHANCE);
+            }
+        }
+        let is_last = self.position + 1 == search.longest;
+        let mut spare = candidates
+            .iter()
+            .skip(size)
+            .filter(|candidate| candidate.token != search.eot);
+        let mut chosen = Vec::with_capacity(size);
+        for (rank, candidate) in candidates.iter().take(size).enumerate() {
+            if candidate.token != search.eot && !is_last {
+                chosen.push(*candidate);
+                continue;
+            }
+            self.best_finished |= rank == 0;
+            let mut tokens = self.alive[candidate.beam].tokens.clone();
+            tokens.extend((candidate.token != search.eot).then_some(candidate.token));
+            self.finished.push(Beam {
+                tokens,
+                score: candidate.score,
+            });
+            // Another hypothesis takes its place.
+            chosen.extend(spare.next().copied());
+        }
+        let enough = if search.options.length_penalty == 0.0 {
+            self.best_finished
+        } else {
+            self.finished.len() >= wanted
+        };
+        if is_last || enough || chosen.is_empty() {
+            return None;
+        }
+        let grown = chosen.iter().map(|candidate| Beam {
+            tokens: [&self.alive[candidate.beam].tokens[..], &[candidate.token]].concat(),
+            score: candidate.score,
+        });
+        self.alive = grown.collect();
+        Some(Next {
+            origins: chosen.iter().map(|candidate| candidate.beam).collect(),
+            tokens: chosen.iter().map(|candidate| candidate.token).collect(),
+        })
     }
 }
 
@@ -325,24 +376,22 @@ mod tests {
     }
 
     impl Steps for Table {
-        fn first(&mut self) -> &[f32] {
-            &self.first
-        }
-        fn restart(&mut self, hypotheses: usize) {
+        fn restart(&mut self, _: usize, hypotheses: usize) -> Vec<f32> {
             self.hypotheses = vec![Vec::new(); hypotheses];
+            self.first.repeat(hypotheses)
         }
-        fn reorder(&mut self, origins: &[usize]) {
-            self.hypotheses = origins.iter().map(|origin| self.hypotheses[*origin].clone()).collect();
-        }
-        fn step(&mut self, tokens: &[u32]) -> Vec<f32> {
-            self.hypotheses
-                .iter_mut()
-                .zip(tokens)
-                .for_each(|(hypothesis, token)| hypothesis.push(*token));
-            self.hypotheses
-                .iter()
-                .flat_map(|hypothesis| self.logits(hypothesis))
-                .collect()
+        fn step(&mut self, next: &[(usize, Next)]) -> Vec<Vec<f32>> {
+            let [(_, next)] = next else { panic!("one window") };
+            let grown = next.origins.iter().zip(&next.tokens);
+            self.hypotheses = grown
+                .map(|(origin, token)| [&self.hypotheses[*origin][..], &[*token]].concat())
+                .collect();
+            vec![
+                self.hypotheses
+                    .iter()
+                    .flat_map(|hypothesis| self.logits(hypothesis))
+                    .collect(),
+            ]
         }
     }
 
@@ -365,7 +414,11 @@ mod tests {
             prefix: &[],
             longest,
         };
-        search.run(table, temperature, &mut Rng::with_seed(1))
+        let mut rng = Rng::with_seed(1);
+        let mut running = [search.begin(temperature, &mut rng)];
+        run_together(&[0], &mut running, table);
+        let [running] = running;
+        running.best()
     }
 
     /// Greedily 1 then 3; but 2 then 4 is likelier as a whole.

@@ -1,8 +1,9 @@
-//! A recording of any length, window after window: each begins where the last one's text ended.
+//! Recordings of any length, window after window: each begins where the last one's text ended. Windows of several
+//! recordings go side by side.
 
 use super::adaptation::{Heard, WindowAdaptation};
-use super::window::{Decoded, Network, Prompt};
-use super::{Decoding, DecodingError, DecodingOptions, Progress, SpokenLanguage, TIME_PRECISION};
+use super::window::{Asked, Decoded, Network, Prompt};
+use super::{Decoding, DecodingError, DecodingOptions, SpokenLanguage, TIME_PRECISION};
 use crate::engine::DecoderBackend;
 use crate::model::Generation;
 use fastrand::Rng;
@@ -33,16 +34,42 @@ pub struct Segment {
 }
 
 /// Everything that does not change from window to window.
-pub(super) struct Recording<'a, B: DecoderBackend> {
+pub(super) struct Transcriber<'a, B: DecoderBackend> {
     pub(super) backend: &'a B,
     pub(super) network: &'a mut Network<B>,
     pub(super) generation: &'a Generation,
     pub(super) options: &'a DecodingOptions,
-    /// `[frames, bands]`
-    pub(super) log_mel: &'a [f32],
     pub(super) bands: usize,
-    /// First frame and number of frames of the window that is encoded.
-    pub(super) encoded: Option<(usize, usize)>,
+    /// The one window that was encoded to find out the language: of the first recording, its first frame.
+    pub(super) encoded: Option<usize>,
+}
+
+/// A recording, and how far it is transcribed.
+pub(super) struct Recording<'a> {
+    /// `[frames, bands]`
+    log_mel: &'a [f32],
+    frames: usize,
+    language: Option<u32>,
+    rng: Rng,
+    /// Tokens of the text so far, of which the first are forgotten.
+    written: Vec<u32>,
+    forgotten: usize,
+    /// The next window's first frame.
+    seek: usize,
+    /// The end of the last word, in seconds.
+    last_speech: f64,
+    segments: Vec<Segment>,
+}
+
+/// A recording's window, encoded.
+struct Window {
+    /// Of the recordings.
+    recording: usize,
+    /// Frames with sound.
+    size: usize,
+    timed: Prompt,
+    /// What adaptation takes for the prompt.
+    plain: Option<Prompt>,
 }
 
 /// A piece of a window between two timestamps.
@@ -64,24 +91,34 @@ pub(super) struct Split {
     pub(super) ends_alone: bool,
 }
 
-impl<B: DecoderBackend> Recording<'_, B> {
-    fn frames(&self) -> usize {
-        self.log_mel.len() / self.bands
-    }
-
-    /// Encodes so many frames from one on, unless they are encoded already.
-    fn encode(&mut self, from: usize, frames: usize) {
-        let end = (from + frames).min(self.frames());
-        let from = from.min(end);
-        if self.encoded != Some((from, end - from)) {
-            let window = &self.log_mel[from * self.bands..end * self.bands];
-            self.network.encode(self.backend, window);
-            self.encoded = Some((from, end - from));
+impl<'a> Recording<'a> {
+    /// Of log-mel frames `[frames, bands]`, its draws from a generator of its own.
+    pub(super) fn new(log_mel: &'a [f32], bands: usize, seed: u64) -> Self {
+        Self {
+            log_mel,
+            frames: log_mel.len() / bands,
+            language: None,
+            rng: Rng::with_seed(seed),
+            written: Vec::new(),
+            forgotten: 0,
+            seek: 0,
+            last_speech: 0.0,
+            segments: Vec::new(),
         }
     }
+}
 
-    /// The language that was asked for, or the one detected in the first windows; `None` in a model of one language.
-    pub(super) fn language(&mut self) -> Result<Option<SpokenLanguage>, DecodingError> {
+impl<B: DecoderBackend> Transcriber<'_, B> {
+    /// Encodes so many frames of a recording from one on as one of the windows.
+    fn encode(&mut self, window: usize, recording: &Recording<'_>, from: usize, frames: usize) {
+        let end = (from + frames).min(recording.frames);
+        let from = from.min(end);
+        let log_mel = &recording.log_mel[from * self.bands..end * self.bands];
+        self.network.encode(self.backend, window, log_mel);
+    }
+
+    /// The language that was asked for, or the one detected in a recording's first windows; `None` in a model of one language.
+    pub(super) fn language(&mut self, recording: &Recording<'_>) -> Result<Option<SpokenLanguage>, DecodingError> {
         let tokenizer = &self.generation.tokenizer;
         if tokenizer.languages.is_empty() {
             return match self.options.language.as_deref() {
@@ -101,12 +138,12 @@ impl<B: DecoderBackend> Recording<'_, B> {
         let size = self.network.frames;
         let mut votes: Vec<(String, usize, f64)> = Vec::new();
         for index in 0..self.options.language_detection_segments.max(1) {
-            if index > 0 && index * size >= self.frames() {
+            if index > 0 && index * size >= recording.frames {
                 break;
             }
-            self.encode(index * size, size);
-            let Some((code, probability)) = self.network.languages(self.backend, self.generation).into_iter().next()
-            else {
+            self.encode(0, recording, index * size, size);
+            self.encoded = Some(index * size);
+            let Some((code, probability)) = self.likeliest_language(0) else {
                 break;
             };
             if probability > self.options.language_detection_threshold {
@@ -123,105 +160,176 @@ impl<B: DecoderBackend> Recording<'_, B> {
         Ok(most.map(|(code, _, probability)| SpokenLanguage { code, probability }))
     }
 
-    /// All windows in order. `progress` hears of every window, and may stop the work: then `None`.
+    fn likeliest_language(&mut self, window: usize) -> Option<(String, f64)> {
+        let languages = self.network.languages(self.backend, window, self.generation);
+        languages.into_iter().next()
+    }
+
+    /// All windows of some recordings: of each in order, of several side by side. `progress` hears of every recording
+    /// before a window of it is begun, with the seconds before that window, and may stop the work: then `None`.
     pub(super) fn transcribe(
         &mut self,
+        recordings: &mut [Recording<'_>],
         language: Option<&SpokenLanguage>,
-        progress: Progress<'_>,
-    ) -> Option<Vec<Segment>> {
+        progress: &mut dyn FnMut(usize, f64) -> bool,
+    ) -> Option<Vec<Vec<Segment>>> {
         let tokenizer = &self.generation.tokenizer;
-        let positions = self.network.decoder_layers().config().positions;
-        let mut language = language.and_then(|language| tokenizer.language(&language.code));
-        let content = self.frames();
-        let mut rng = Rng::with_seed(self.options.seed);
-        let mut written: Vec<u32> = Vec::new();
-        if let Some(prompt) = &self.options.initial_prompt {
-            written.extend(tokenizer.encode(&format!(" {}", prompt.trim())));
+        let language = language.and_then(|language| tokenizer.language(&language.code));
+        for recording in recordings.iter_mut() {
+            recording.language = language;
+            if let Some(prompt) = &self.options.initial_prompt {
+                let tokens = tokenizer.encode(&format!(" {}", prompt.trim()));
+                recording.written.extend(tokens);
+            }
         }
-        let (mut segments, mut forgotten, mut seek) = (Vec::new(), 0, 0);
-        let mut last_speech = 0.0;
-        while seek < content {
-            if !progress(seek as f64 / FRAMES_PER_SECOND) {
-                return None;
+        loop {
+            let unfinished = recordings.iter().enumerate().filter(|(_, r)| r.seek < r.frames);
+            let chosen: Vec<usize> = unfinished.map(|(index, _)| index).take(self.network.windows).collect();
+            if chosen.is_empty() {
+                break;
             }
-            let size = self.network.frames.min(content - seek);
-            self.encode(seek, size);
-            if self.options.multilingual && !tokenizer.languages.is_empty() {
-                let likeliest = self.network.languages(self.backend, self.generation).into_iter().next();
-                language = likeliest.and_then(|(code, _)| tokenizer.language(&code)).or(language);
-            }
-            let prefix = self.options.prefix.as_deref().filter(|_| seek == 0);
-            let previous = &written[forgotten..];
-            let prompt = |options| Prompt::new(self.generation, options, language, previous, positions, prefix);
-            let timed = prompt(self.options);
-            let plain = self
-                .network
-                .adaptation
-                .as_ref()
-                .map(|adaptation| prompt(&adaptation.options));
-            let mut decoded = self
-                .network
-                .generate(self.backend, self.generation, self.options, &timed, &mut rng);
-            if self.is_silence(&decoded) {
-                seek += size;
-                continue;
-            }
-            let (mut adaptation, was_adapted, before) = (None, plain.is_some(), decoded.tokens.clone());
-            if let Some(plain) = plain {
-                let heard = Heard {
-                    prompt: &timed,
-                    plain: &plain,
-                    unadapted: decoded,
-                };
-                (decoded, adaptation) =
-                    self.network
-                        .adapt(self.backend, self.generation, self.options, heard, &mut rng);
-            }
-            let (changed, mut unadapted_text) = (decoded.tokens != before, String::new());
-            if let Some(adaptation) = &adaptation {
-                unadapted_text.clone_from(&adaptation.unadapted_text);
-            }
-            let offset = seek as f64 / FRAMES_PER_SECOND;
-            let mut split = split_by_timestamps(&decoded.tokens, tokenizer.timestamp_begin(), offset, size);
-            if self.options.word_timestamps {
-                self.add_words(&mut split, language, offset, size, &mut last_speech);
-            }
-            for piece in split.pieces {
-                let text = tokenizer.decode(&piece.tokens);
-                if piece.start == piece.end || super::strip(&text).is_empty() {
-                    continue;
+            let mut windows = Vec::with_capacity(chosen.len());
+            for (window, index) in chosen.into_iter().enumerate() {
+                let recording = &mut recordings[index];
+                if !progress(index, recording.seek as f64 / FRAMES_PER_SECOND) {
+                    return None;
                 }
-                written.extend(&piece.tokens);
-                segments.push(Segment {
-                    start: piece.start,
-                    end: piece.end,
-                    text,
-                    words: piece.words,
-                    unadapted_text: changed.then(|| std::mem::take(&mut unadapted_text)),
-                    adaptation: adaptation.take(),
-                    decoding: Decoding {
-                        seek,
-                        tokens: piece.tokens,
-                        temperature: decoded.temperature,
-                        avg_logprob: decoded.avg_logprob,
-                        compression_ratio: decoded.compression_ratio,
-                        no_speech_prob: decoded.no_speech_prob,
-                    },
+                windows.push(self.begin(window, index, recording));
+            }
+            let mut asked = Vec::with_capacity(windows.len());
+            for (window, recording) in recordings
+                .iter_mut()
+                .enumerate()
+                .filter(|(index, _)| windows.iter().any(|window| window.recording == *index))
+                .map(|(_, recording)| recording)
+                .enumerate()
+            {
+                asked.push(Asked {
+                    window,
+                    prompt: &windows[window].timed,
+                    rng: &mut recording.rng,
                 });
             }
-            if was_adapted {
-                // The next window begins with the source model.
-                self.network.parameters.restore_source(self.backend);
-                self.encoded = None;
+            let decoded = self
+                .network
+                .generate(self.backend, self.generation, self.options, asked);
+            for (slot, (window, decoded)) in windows.into_iter().zip(decoded).enumerate() {
+                let recording = &mut recordings[window.recording];
+                self.write(slot, window, recording, decoded);
             }
-            let doubtful = decoded.temperature > self.options.prompt_reset_on_temperature;
-            if !self.options.condition_on_previous_text || doubtful {
-                forgotten = written.len();
-            }
-            // A timestamp at the window's start would have it decoded again for ever.
-            seek += if split.advance == 0 { size } else { split.advance };
         }
-        Some(segments)
+        let finished = recordings.iter_mut();
+        Some(
+            finished
+                .map(|recording| std::mem::take(&mut recording.segments))
+                .collect(),
+        )
+    }
+
+    /// Encodes a recording's next window.
+    fn begin(&mut self, window: usize, index: usize, recording: &mut Recording<'_>) -> Window {
+        let size = self.network.frames.min(recording.frames - recording.seek);
+        // What was encoded last, to find out the language, is the first window of all.
+        if self.encoded.take() != Some(recording.seek) || index > 0 {
+            self.encode(window, recording, recording.seek, size);
+        }
+        let tokenizer = &self.generation.tokenizer;
+        if self.options.multilingual && !tokenizer.languages.is_empty() {
+            let likeliest = self.likeliest_language(window);
+            recording.language = likeliest
+                .and_then(|(code, _)| tokenizer.language(&code))
+                .or(recording.language);
+        }
+        let positions = self.network.decoder_layers().config().positions;
+        let prefix = self.options.prefix.as_deref().filter(|_| recording.seek == 0);
+        let previous = &recording.written[recording.forgotten..];
+        let prompt = |options| {
+            Prompt::new(
+                self.generation,
+                options,
+                recording.language,
+                previous,
+                positions,
+                prefix,
+            )
+        };
+        let adaptation = self.network.adaptation.as_ref();
+        Window {
+            recording: index,
+            size,
+            timed: prompt(self.options),
+            plain: adaptation.map(|adaptation| prompt(&adaptation.options)),
+        }
+    }
+
+    /// Writes down what was decoded in a window, after adapting to it where that was asked for.
+    fn write(&mut self, slot: usize, window: Window, recording: &mut Recording<'_>, mut decoded: Decoded) {
+        let tokenizer = &self.generation.tokenizer;
+        let (size, seek) = (window.size, recording.seek);
+        if self.is_silence(&decoded) {
+            recording.seek += size;
+            return;
+        }
+        let (mut adaptation, was_adapted, before) = (None, window.plain.is_some(), decoded.tokens.clone());
+        if let Some(plain) = window.plain {
+            let heard = Heard {
+                prompt: &window.timed,
+                plain: &plain,
+                unadapted: decoded,
+            };
+            (decoded, adaptation) =
+                self.network
+                    .adapt(self.backend, self.generation, self.options, heard, &mut recording.rng);
+        }
+        let (changed, mut unadapted_text) = (decoded.tokens != before, String::new());
+        if let Some(adaptation) = &adaptation {
+            unadapted_text.clone_from(&adaptation.unadapted_text);
+        }
+        let offset = seek as f64 / FRAMES_PER_SECOND;
+        let mut split = split_by_timestamps(&decoded.tokens, tokenizer.timestamp_begin(), offset, size);
+        if self.options.word_timestamps {
+            self.add_words(
+                slot,
+                &mut split,
+                recording.language,
+                offset,
+                size,
+                &mut recording.last_speech,
+            );
+        }
+        for piece in split.pieces {
+            let text = tokenizer.decode(&piece.tokens);
+            if piece.start == piece.end || super::strip(&text).is_empty() {
+                continue;
+            }
+            recording.written.extend(&piece.tokens);
+            recording.segments.push(Segment {
+                start: piece.start,
+                end: piece.end,
+                text,
+                words: piece.words,
+                unadapted_text: changed.then(|| std::mem::take(&mut unadapted_text)),
+                adaptation: adaptation.take(),
+                decoding: Decoding {
+                    seek,
+                    tokens: piece.tokens,
+                    temperature: decoded.temperature,
+                    avg_logprob: decoded.avg_logprob,
+                    compression_ratio: decoded.compression_ratio,
+                    no_speech_prob: decoded.no_speech_prob,
+                },
+            });
+        }
+        if was_adapted {
+            // The next window begins with the source model.
+            self.network.parameters.restore_source(self.backend);
+        }
+        let doubtful = decoded.temperature > self.options.prompt_reset_on_temperature;
+        if !self.options.condition_on_previous_text || doubtful {
+            recording.forgotten = recording.written.len();
+        }
+        // A timestamp at the window's start would have it decoded again for ever.
+        recording.seek += if split.advance == 0 { size } else { split.advance };
     }
 
     fn is_silence(&self, decoded: &Decoded) -> bool {

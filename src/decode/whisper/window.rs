@@ -1,14 +1,14 @@
-//! One window of 30 s: the encoder, the prompt, and a search at one temperature after the other until its result
-//! passes the thresholds.
+//! Windows of 30 s, one or several side by side: the encoder, the prompts, and a search at one temperature after the
+//! other until its result passes the thresholds.
 
 use super::adaptation::Adaptation;
 use super::rules::Rules;
-use super::search::{Found, Search, Steps};
+use super::search::{Found, Next, Running, Search, Steps, run_together};
 use super::{DecodingError, DecodingOptions, Task};
 use crate::adapt::{AdaptedParameters, Selection};
 use crate::engine::cpu::log_sum_exp;
 use crate::engine::{Arena, DecoderBackend};
-use crate::model::{Activations, CtcModel, Decoder, DecoderActivations, Generation, Input, KEEP_NOTHING, Tokens};
+use crate::model::{Activations, CtcModel, Decoder, DecoderActivations, Generation, Input, KEEP_NOTHING, Row, Tokens};
 use crate::{AdaptationConfig, Method};
 use fastrand::Rng;
 use flate2::{Compression, write::ZlibEncoder};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub(super) const DECODER: &str = "a network is only made of a model with a decoder";
 
-/// A model with the memory for one window.
+/// A model with the memory for some windows.
 pub(super) struct Network<B: DecoderBackend> {
     pub(super) model: Arc<CtcModel<B>>,
     pub(super) parameters: AdaptedParameters<B>,
@@ -25,18 +25,36 @@ pub(super) struct Network<B: DecoderBackend> {
     pub(super) encoder: (Arena<B>, Activations),
     pub(super) decoder: (Arena<B>, DecoderActivations),
     bands: usize,
+    /// Windows that are decoded side by side at most.
+    pub(super) windows: usize,
+    /// Of a window.
     hypotheses: usize,
     /// Of a window.
     pub(super) frames: usize,
 }
 
-/// A prompt that the decoder has read, and how far hypotheses have come.
+/// Prompts that the decoder has read, and how far hypotheses have come.
 struct Hypotheses<'a, B: DecoderBackend> {
     backend: &'a B,
     network: &'a mut Network<B>,
+    read: Vec<Read>,
+}
+
+/// Of a window.
+struct Read {
+    window: usize,
+    /// The logits `[V]` after the prompt.
     first: Vec<f32>,
     prompt: usize,
     length: usize,
+}
+
+/// What a window's text is to be made from.
+pub(super) struct Asked<'a> {
+    /// Where it was encoded to; of several, they ascend.
+    pub(super) window: usize,
+    pub(super) prompt: &'a Prompt,
+    pub(super) rng: &'a mut Rng,
 }
 
 /// What a window's tokens must begin with.
@@ -82,10 +100,17 @@ impl<B: DecoderBackend> Network<B> {
         let (plan, encoder) = model.plan(backend, values, keep_from).ok_or(DecodingError::NoDecoder)?;
         let encoder = (Arena::new(backend, plan.total())?, encoder);
         let (rows, hypotheses) = (encoder.1.output_frames(), options.hypotheses().max(drawn(config)));
-        let (plan, activations) = decoder.plan(backend, rows, hypotheses, decoder.config().positions);
+        let adaptation = Adaptation::new(backend, &model, &parameters, config, options)?;
+        // Adapted parameters are one window's.
+        let windows = match adaptation {
+            Some(_) => 1,
+            None => options.batch_size.max(1),
+        };
+        let (plan, activations) = decoder.plan(backend, rows, (windows, hypotheses), decoder.config().positions);
         let decoder = (Arena::new(backend, plan.total())?, activations);
         Ok(Self {
-            adaptation: Adaptation::new(backend, &model, &parameters, config, options)?,
+            adaptation,
+            windows,
             model,
             parameters,
             encoder,
@@ -100,22 +125,23 @@ impl<B: DecoderBackend> Network<B> {
         self.model.decoder().expect(DECODER)
     }
 
-    /// Encodes log-mel frames `[frames, bands]`, followed by zeros up to a window's length.
-    pub(super) fn encode(&mut self, backend: &B, log_mel: &[f32]) {
+    /// Encodes log-mel frames `[frames, bands]`, followed by zeros up to a window's length, as one of the windows.
+    pub(super) fn encode(&mut self, backend: &B, window: usize, log_mel: &[f32]) {
+        let to = window;
         let mut window = log_mel.to_vec();
         window.resize(self.frames * self.bands, 0.0);
         let (arena, activations) = &mut self.encoder;
         self.model.load_input(backend, arena, activations, &window);
         self.model.forward(backend, &self.parameters, arena, activations, 0);
-        self.load_source(backend);
+        self.load_source(backend, to);
     }
 
-    /// Computes the decoder's keys and values of what is encoded.
-    pub(super) fn load_source(&mut self, backend: &B) {
+    /// Computes the decoder's keys and values of what was encoded last, as one of the windows.
+    pub(super) fn load_source(&mut self, backend: &B, window: usize) {
         let encoded = self.encoder.0.view(backend, self.encoder.1.encoded());
         let decoder = self.model.decoder().expect(DECODER);
         let (arena, activations) = &mut self.decoder;
-        decoder.load_source(backend, &self.parameters, arena, activations, encoded);
+        decoder.load_source(backend, &self.parameters, arena, activations, window, encoded);
     }
 
     /// The logits `[V]` after a token of a prompt that was run.
@@ -128,8 +154,14 @@ impl<B: DecoderBackend> Network<B> {
         logits
     }
 
+    /// Runs a sequence from its start in a window's first hypothesis.
+    pub(super) fn run_sequence(&mut self, backend: &B, window: usize, tokens: &[u32]) {
+        let hypothesis = window * self.hypotheses;
+        self.run(backend, tokens, Tokens::Prompt { hypothesis, from: 0 });
+    }
+
     /// Runs tokens through the decoder.
-    pub(super) fn run(&mut self, backend: &B, tokens: &[u32], place: Tokens) {
+    fn run(&mut self, backend: &B, tokens: &[u32], place: Tokens<'_>) {
         let decoder = self.model.decoder().expect(DECODER);
         let (arena, activations) = &mut self.decoder;
         decoder.forward(backend, &self.parameters, arena, activations, tokens, place);
@@ -154,8 +186,16 @@ impl<B: DecoderBackend> Network<B> {
         probabilities
     }
 
-    /// A head's attention of the tokens that were just run to the first frames of the encoder's output, `[rows, frames]`.
-    pub(super) fn attention(&self, backend: &B, layer: usize, head: usize, rows: usize, frames: usize) -> Vec<f64> {
+    /// A head's attention of the tokens that were just run to the first frames of their window's encoder output, `[rows,
+    /// frames]`.
+    pub(super) fn attention(
+        &self,
+        backend: &B,
+        window: usize,
+        (layer, head): (usize, usize),
+        rows: usize,
+        frames: usize,
+    ) -> Vec<f64> {
         let (arena, activations) = &self.decoder;
         let config = self.decoder_layers().config();
         let width = self.model.config().transformer.width;
@@ -163,7 +203,7 @@ impl<B: DecoderBackend> Network<B> {
         let (mut q, mut kv) = (vec![0.0; rows * width], vec![0.0; frames * 2 * width]);
         let queries = activations.cross_queries(layer).part(0, q.len());
         backend.download(arena.view(backend, queries), &mut q);
-        let source = activations.source(layer).part(0, kv.len());
+        let source = activations.source(layer, window).part(0, kv.len());
         backend.download(arena.view(backend, source), &mut kv);
         let scale = 1.0 / (dim as f32).sqrt();
         let mut attention = Vec::with_capacity(rows * frames);
@@ -178,10 +218,10 @@ impl<B: DecoderBackend> Network<B> {
         attention
     }
 
-    /// Languages by probability in the window that was encoded, the likeliest first.
-    pub(super) fn languages(&mut self, backend: &B, generation: &Generation) -> Vec<(String, f64)> {
+    /// Languages by probability in a window that was encoded, the likeliest first.
+    pub(super) fn languages(&mut self, backend: &B, window: usize, generation: &Generation) -> Vec<(String, f64)> {
         let tokenizer = &generation.tokenizer;
-        self.run(backend, &[tokenizer.sot], Tokens::Prompt { from: 0 });
+        self.run_sequence(backend, window, &[tokenizer.sot]);
         let logits = self.logits(backend, 0, 1);
         let of: Vec<f32> = tokenizer
             .languages
@@ -199,11 +239,16 @@ impl<B: DecoderBackend> Network<B> {
         languages
     }
 
-    /// Runs a prompt; its length.
-    fn read(&mut self, backend: &B, prompt: &Prompt) -> usize {
+    /// Runs a window's prompt.
+    fn read(&mut self, backend: &B, window: usize, prompt: &Prompt) -> Read {
         let read = [&prompt.tokens[..], &prompt.prefix].concat();
-        self.run(backend, &read, Tokens::Prompt { from: 0 });
-        read.len()
+        self.run_sequence(backend, window, &read);
+        Read {
+            window,
+            first: self.logits(backend, read.len() - 1, 1),
+            prompt: read.len(),
+            length: read.len(),
+        }
     }
 
     fn search<'a>(
@@ -230,18 +275,7 @@ impl<B: DecoderBackend> Network<B> {
         }
     }
 
-    /// Hypotheses after a prompt that was read.
-    fn hypotheses<'a>(&'a mut self, backend: &'a B, read: usize) -> Hypotheses<'a, B> {
-        Hypotheses {
-            backend,
-            first: self.logits(backend, read - 1, 1),
-            network: self,
-            prompt: read,
-            length: read,
-        }
-    }
-
-    /// The likeliest text token by token, or so many texts drawn at a temperature, each without its end.
+    /// The likeliest text of the first window token by token, or so many texts drawn at a temperature, each without its end.
     pub(super) fn own_texts(
         &mut self,
         backend: &B,
@@ -252,64 +286,113 @@ impl<B: DecoderBackend> Network<B> {
     ) -> Vec<Vec<u32>> {
         let rules = Rules::new(options, generation, prompt.timestamps, prompt.prefix.len());
         let search = self.search(generation, options, prompt, &rules);
-        let read = self.read(backend, prompt);
-        search.texts(&mut self.hypotheses(backend, read), drawn)
+        let read = vec![self.read(backend, 0, prompt)];
+        let (drawn, count) = match drawn {
+            Some((temperature, rng, count)) => (Some((temperature, rng)), count),
+            None => (None, 1),
+        };
+        let mut running = [search.independent(drawn, count)];
+        let network = self;
+        run_together(&[0], &mut running, &mut Hypotheses { backend, network, read });
+        let [running] = running;
+        running.texts()
     }
 
-    /// The window's text at the first temperature whose result passes the thresholds.
+    /// Each window's text at the first temperature whose result passes the thresholds.
     pub(super) fn generate(
         &mut self,
         backend: &B,
         generation: &Generation,
         options: &DecodingOptions,
-        prompt: &Prompt,
-        rng: &mut Rng,
-    ) -> Decoded {
-        let read = self.read(backend, prompt);
-        let logits = self.logits(backend, prompt.sot, 1);
-        let no_speech = logits[generation.tokenizer.no_speech as usize] - log_sum_exp(&logits);
-        let rules = Rules::new(options, generation, prompt.timestamps, prompt.prefix.len());
-        let search = self.search(generation, options, prompt, &rules);
-        let mut steps = self.hypotheses(backend, read);
-        let no_speech_prob = (no_speech as f64).exp();
-        let mut all: Vec<Decoded> = Vec::new();
-        let mut last_temperature = 0.0;
-        for &temperature in &options.temperature {
-            last_temperature = temperature;
-            let found = search.run(&mut steps, temperature, rng);
-            let decoded = judge(found, generation, temperature, no_speech_prob);
-            let too_repetitive = exceeds(options.compression_ratio_threshold, decoded.compression_ratio);
-            let doubtful = options
-                .log_prob_threshold
-                .is_some_and(|least| decoded.avg_logprob < least);
-            let silent = doubtful && exceeds(options.no_speech_threshold, no_speech_prob);
-            if silent || !(too_repetitive || doubtful) {
-                return decoded;
-            }
-            all.push(decoded);
+        mut asked: Vec<Asked<'_>>,
+    ) -> Vec<Decoded> {
+        let (mut read, mut no_speech_probs) = (Vec::new(), Vec::new());
+        for asked in &asked {
+            read.push(self.read(backend, asked.window, asked.prompt));
+            let logits = self.logits(backend, asked.prompt.sot, 1);
+            let no_speech = logits[generation.tokenizer.no_speech as usize] - log_sum_exp(&logits);
+            no_speech_probs.push((no_speech as f64).exp());
         }
-        // None passed: the likeliest of those that are no repetition, or of all.
-        let is_varied = |decoded: &Decoded| !exceeds(options.compression_ratio_threshold, decoded.compression_ratio);
-        let any_varied = options.compression_ratio_threshold.is_some() && all.iter().any(is_varied);
-        let best = all
-            .into_iter()
-            .filter(|decoded| !any_varied || is_varied(decoded))
-            .reduce(|best, other| {
-                if other.avg_logprob > best.avg_logprob {
-                    other
-                } else {
-                    best
+        let prompts: Vec<&Prompt> = asked.iter().map(|asked| asked.prompt).collect();
+        let rules: Vec<Rules> = prompts
+            .iter()
+            .map(|prompt| Rules::new(options, generation, prompt.timestamps, prompt.prefix.len()))
+            .collect();
+        let searches: Vec<Search<'_>> = prompts
+            .iter()
+            .zip(&rules)
+            .map(|(prompt, rules)| self.search(generation, options, prompt, rules))
+            .collect();
+        let mut hypotheses = Hypotheses {
+            backend,
+            network: self,
+            read,
+        };
+        let mut tried: Vec<Vec<Decoded>> = asked.iter().map(|_| Vec::new()).collect();
+        let mut passed: Vec<bool> = asked.iter().map(|_| false).collect();
+        for &temperature in &options.temperature {
+            let (mut numbers, mut windows, mut running): (Vec<usize>, Vec<usize>, Vec<Running<'_>>) =
+                Default::default();
+            for (number, (asked, search)) in asked.iter_mut().zip(&searches).enumerate() {
+                if !passed[number] {
+                    numbers.push(number);
+                    windows.push(asked.window);
+                    running.push(search.begin(temperature, asked.rng));
                 }
-            });
-        let mut best = best.unwrap_or_else(|| Decoded {
-            tokens: Vec::new(),
-            avg_logprob: 0.0,
-            temperature: 0.0,
-            compression_ratio: 0.0,
-            no_speech_prob,
-        });
-        best.temperature = last_temperature;
-        best
+            }
+            run_together(&windows, &mut running, &mut hypotheses);
+            for (number, running) in numbers.into_iter().zip(running) {
+                let decoded = judge(running.best(), generation, temperature, no_speech_probs[number]);
+                passed[number] = passes(&decoded, options);
+                tried[number].push(decoded);
+            }
+            if passed.iter().all(|passed| *passed) {
+                break;
+            }
+        }
+        let results = tried.into_iter().zip(passed).zip(no_speech_probs);
+        results
+            .map(|((tried, passed), no_speech_prob)| chosen(tried, passed, options, no_speech_prob))
+            .collect()
+    }
+}
+
+/// Whether a text is taken at once.
+fn passes(decoded: &Decoded, options: &DecodingOptions) -> bool {
+    let too_repetitive = exceeds(options.compression_ratio_threshold, decoded.compression_ratio);
+    let doubtful = options
+        .log_prob_threshold
+        .is_some_and(|least| decoded.avg_logprob < least);
+    let silent = doubtful && exceeds(options.no_speech_threshold, decoded.no_speech_prob);
+    silent || !(too_repetitive || doubtful)
+}
+
+/// Of what was tried the last, if it passed; else the likeliest of those that are no repetition, or of all.
+fn chosen(mut tried: Vec<Decoded>, passed: bool, options: &DecodingOptions, no_speech_prob: f64) -> Decoded {
+    let last = tried.last().cloned().unwrap_or_else(|| Decoded {
+        tokens: Vec::new(),
+        avg_logprob: 0.0,
+        temperature: 0.0,
+        compression_ratio: 0.0,
+        no_speech_prob,
+    });
+    if passed {
+        return last;
+    }
+    let is_varied = |decoded: &Decoded| !exceeds(options.compression_ratio_threshold, decoded.compression_ratio);
+    if options.compression_ratio_threshold.is_some() && tried.iter().any(is_varied) {
+        tried.retain(is_varied);
+    }
+    let best = tried.into_iter().reduce(|best, other| {
+        if other.avg_logprob > best.avg_logprob {
+            other
+        } else {
+            best
+        }
+    });
+    Decoded {
+        temperature: last.temperature,
+        ..best.unwrap_or(last)
     }
 }
 
@@ -344,28 +427,52 @@ pub fn compression_ratio(text: &str) -> f64 {
     text.len() as f64 / compressed.map_or(1, |bytes| bytes.len()) as f64
 }
 
-impl<B: DecoderBackend> Steps for Hypotheses<'_, B> {
-    fn first(&mut self) -> &[f32] {
-        &self.first
-    }
-
-    fn restart(&mut self, hypotheses: usize) {
-        self.length = self.prompt;
-        self.reorder(&vec![0; hypotheses]);
-    }
-
-    fn reorder(&mut self, origins: &[usize]) {
-        let decoder = self.network.model.decoder();
-        let decoder = decoder.expect(DECODER);
+impl<B: DecoderBackend> Hypotheses<'_, B> {
+    fn reorder(&mut self, at: usize, origins: &[usize]) {
+        let decoder = self.network.model.decoder().expect(DECODER);
         let (arena, activations) = &mut self.network.decoder;
-        decoder.reorder(self.backend, arena, activations, origins, self.length);
+        let Read { window, length, .. } = self.read[at];
+        decoder.reorder(self.backend, arena, activations, window, origins, length);
     }
 
-    fn step(&mut self, tokens: &[u32]) -> Vec<f32> {
-        let place = Tokens::Step { position: self.length };
-        self.network.run(self.backend, tokens, place);
-        self.length += 1;
-        self.network.logits(self.backend, 0, tokens.len())
+    fn at(&self, window: usize) -> usize {
+        let found = self.read.iter().position(|read| read.window == window);
+        found.expect("a window whose prompt was read")
+    }
+}
+
+impl<B: DecoderBackend> Steps for Hypotheses<'_, B> {
+    fn restart(&mut self, window: usize, hypotheses: usize) -> Vec<f32> {
+        let at = self.at(window);
+        self.read[at].length = self.read[at].prompt;
+        self.reorder(at, &vec![0; hypotheses]);
+        self.read[at].first.repeat(hypotheses)
+    }
+
+    fn step(&mut self, next: &[(usize, Next)]) -> Vec<Vec<f32>> {
+        let (mut rows, mut tokens) = (Vec::new(), Vec::new());
+        for (window, next) in next {
+            let at = self.at(*window);
+            self.reorder(at, &next.origins);
+            let first = window * self.network.hypotheses;
+            let position = self.read[at].length;
+            rows.extend((0..next.tokens.len()).map(|index| Row {
+                hypothesis: first + index,
+                position,
+            }));
+            tokens.extend(&next.tokens);
+            self.read[at].length += 1;
+        }
+        self.network.run(self.backend, &tokens, Tokens::Step(&rows));
+        let logits = self.network.logits(self.backend, 0, tokens.len());
+        let size = logits.len() / tokens.len();
+        let mut rest = &logits[..];
+        let parts = next.iter().map(|(_, next)| {
+            let (part, after) = rest.split_at(next.tokens.len() * size);
+            rest = after;
+            part.to_vec()
+        });
+        parts.collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //! warping (alignment), then moved to where pauses and the segments' own times put them.
 
 use super::alignment::Aligned;
-use super::sequential::{FRAMES_PER_SECOND, Piece, Recording, Split};
+use super::sequential::{FRAMES_PER_SECOND, Piece, Split, Transcriber};
 use crate::Word;
 use crate::engine::DecoderBackend;
 
@@ -10,11 +10,12 @@ use crate::engine::DecoderBackend;
 const LONGEST_MEDIAN: f64 = 0.7;
 const SENTENCE_ENDS: &str = ".。!！?？";
 
-impl<B: DecoderBackend> Recording<'_, B> {
-    /// Gives a window's pieces their words, and moves the pieces' times and the next window's start to them. `offset` is
+impl<B: DecoderBackend> Transcriber<'_, B> {
+    /// Gives the pieces of a window that was encoded their words, and moves the pieces' times and the next window's start to them. `offset` is
     /// the window's start and `last_speech` the end of the last word before it, in seconds.
     pub(super) fn add_words(
         &mut self,
+        window: usize,
         split: &mut Split,
         language: Option<u32>,
         offset: f64,
@@ -31,7 +32,7 @@ impl<B: DecoderBackend> Recording<'_, B> {
                 .collect::<Vec<_>>()
         };
         let texts: Vec<Vec<u32>> = split.pieces.iter().map(text).collect();
-        let mut aligned = self.align(&texts.concat(), language, size);
+        let mut aligned = self.align(window, &texts.concat(), language, size);
         let (median, longest) = typical_durations(&aligned);
         cut_long_words(&mut aligned, longest);
         merge_punctuation(

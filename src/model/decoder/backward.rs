@@ -1,7 +1,7 @@
 //! The decoder's backward pass: from the logits of a sequence that was run as a whole to every adapted operand, and to
 //! the encoder's output.
 
-use super::{Decoder, DecoderActivations, LayerActivations, PartActivations, Tokens, positions_of};
+use super::{Decoder, DecoderActivations, FIRST, LayerActivations, PartActivations, Sizes, positions_of};
 use crate::engine::{Arena, ArenaPlan, DecoderBackend, Linear, Slot};
 use crate::model::Parameters;
 use crate::model::layers::{add, copy, gelu, gelu_backward};
@@ -51,7 +51,14 @@ impl Decoder {
     ) -> (ArenaPlan, DecoderActivations) {
         let (d, mut plan) = (self.width, ArenaPlan::default());
         let layer = |plan: &mut ArenaPlan| self.layer_slots(plan, rows);
-        let mut activations = self.plan_with(backend, &mut plan, (source_rows, 1, rows), rows, layer);
+        let sizes = Sizes {
+            source_rows,
+            windows: 1,
+            hypotheses: 1,
+            rows,
+            positions: rows,
+        };
+        let mut activations = self.plan_with(backend, &mut plan, sizes, layer);
         activations.logits = plan.slot(predicted * self.config.vocab_size);
         activations.backward = Some(Gradients {
             encoded: plan.slot(source_rows * d),
@@ -118,7 +125,7 @@ impl Decoder {
             self.backward_cross(backend, parameters, arena, a, index, rows);
             self.backward_own(backend, parameters, arena, a, index, rows);
         }
-        let positions = positions_of(Tokens::Prompt { from: 0 }, rows);
+        let positions = positions_of(FIRST, rows);
         for (indices, table) in [(&positions[..], self.positions), (tokens, self.embedding)] {
             let ([dx], []) = arena.split(backend, [stream], []);
             if let Some(dtable) = parameters.gradient(backend, table) {
