@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measures aurist beside its PyTorch reference: same clips, same threads, in turns, each in a process of its own.
 
-Every process first hears two seconds and then the clip, and reports the clip's compute time, so both are warm; reading
-the model and the file is counted in neither. Who goes first changes from pair to pair, the speed-up is the
+Every process first hears as much of the same speech (10 s at most) and then the clip, and reports the clip's compute time, so
+both are warm, their memory too; reading the model and the file is counted in neither. Who goes first changes from pair to pair, the speed-up is the
 median of each pair's ratio, so a machine that slows down during the run slows both. Peak memory is the whole
 process's, as the kernel reports it: PyTorch's includes the interpreter and its libraries, and none can be seen below
 this script's own, about 20 MiB.
@@ -26,7 +26,7 @@ from pathlib import Path
 import flops
 
 RATE = 16_000
-WARM_UP = 2  # seconds
+WARM_UP = 10  # seconds, at most
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -203,7 +203,7 @@ def table(settings):
     rows, notes, record = [], [], []
     with tempfile.TemporaryDirectory() as scratch:
         for seconds in settings.lengths:
-            clips = clips_of(settings.manifest, WARM_UP, scratch, ["warm-up"])
+            clips = clips_of(settings.manifest, min(WARM_UP, seconds), scratch, ["warm-up"])
             clips += clips_of(settings.manifest, seconds, scratch)
             for parameters in settings.parameters:
                 cells, note, measured = row(settings, seconds, parameters, clips, scratch)
