@@ -40,7 +40,9 @@ pub enum Error {
         longest: f64,
     },
     /// Partial hypotheses and Whisper's decoder are made on the processor alone.
-    #[error("this is done on the processor alone: open the model with `Device::Cpu` (--device cpu)")]
+    #[error(
+        "partial hypotheses and a Whisper's decoder are computed on the processor alone (`Device::Cpu`, --device cpu); a GPU runs CTC models, such as the bundled `-m tiny.en-ctc`"
+    )]
     OnGpu,
     /// Whisper's decoder failed, or was asked for what it cannot do.
     #[error(transparent)]

@@ -62,7 +62,12 @@ fn find(typed: &Path) -> Result<ModelSource, Failure> {
     if typed.exists() {
         return Ok(typed.into());
     }
-    let bundled = typed.to_str().and_then(Bundled::named);
+    // As they are listed, and as people type them.
+    let name = typed.to_str().map(|text| text.strip_prefix("bundled:").unwrap_or(text));
+    let bundled = name.and_then(Bundled::named);
+    if let (Some(bundled), true) = (bundled, name != typed.to_str()) {
+        return Ok(bundled.into());
+    }
     // What can only be a path is told so where it is read.
     let Some(name) = typed.to_str().and_then(|text| repository(text).ok()) else {
         return Ok(bundled.map_or_else(|| typed.into(), ModelSource::from));
@@ -113,6 +118,10 @@ mod tests {
         assert_eq!(
             find(Path::new("tiny.en-ctc")).expect("bundled"),
             Bundled::TinyEnCtc.into()
+        );
+        assert_eq!(
+            find(Path::new("bundled:tiny.en")).expect("bundled"),
+            Bundled::TinyEn.into()
         );
         assert!(find(Path::new("tiny.en-ctx")).is_ok_and(|found| matches!(found, ModelSource::Directory(_))));
     }
