@@ -10,6 +10,8 @@ mod serve_slow;
 #[cfg(feature = "serve")]
 mod serve_stream;
 #[cfg(feature = "serve")]
+mod serve_whisper;
+#[cfg(feature = "serve")]
 mod server;
 #[cfg(feature = "serve")]
 mod web_socket;

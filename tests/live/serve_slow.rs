@@ -72,7 +72,7 @@ fn trickle(mut stream: TcpStream, bytes: Vec<u8>) {
 fn long_recording() -> Vec<u8> {
     let word = aurist::audio::read_all(&clips()[1]).expect("audio");
     let mut samples = Vec::new();
-    for _ in 0..150 {
+    for _ in 0..60 {
         samples.extend_from_slice(&word[..16_000]);
         samples.extend(std::iter::repeat_n(0.0, 54_000));
     }
@@ -191,7 +191,7 @@ fn a_client_that_does_not_read_its_answer_holds_no_place() {
         rest.extend_from_slice(&piece[..count]);
     }
     let events = String::from_utf8_lossy(&rest);
-    assert!(events.matches("transcript.text.delta").count() > 100);
+    assert!(events.matches("transcript.text.delta").count() > 50, "{events}");
     assert_eq!(events.matches("transcript.text.done").count(), 1);
 }
 
