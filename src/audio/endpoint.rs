@@ -108,6 +108,11 @@ impl Endpointer {
         }
     }
 
+    /// From now on finds utterances like this; one that is open goes on.
+    pub fn set_config(&mut self, config: EndpointConfig) {
+        self.config = config;
+    }
+
     /// Samples heard so far, gaps included.
     pub fn clock(&self) -> usize {
         self.clock

@@ -2,7 +2,7 @@
 
 use super::transcribe::load_model;
 use super::{Exit, Failure, tell};
-use crate::serve::{ServeConfig, serve};
+use crate::serve::{Patience, ServeConfig, serve};
 use crate::{Bundled, Device};
 use clap::Args;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,7 @@ Examples:
   AURIST_API_KEY=SECRET aurist serve --host 0.0.0.0   the same, with the key out of sight
 
 Addresses: / (a page with live captions), /v1/audio/transcriptions and /v1/models (as OpenAI's clients speak them),
-/v1/stream (WebSocket), /healthz, /metrics (Prometheus). docs/server.md describes them.
+/v1/realtime (WebSocket, OpenAI's transcription events), /v1/stream (WebSocket, aurist's own), /healthz, /metrics (Prometheus). docs/server.md describes them.
 
 The log, on standard error, is one JSON object a line; neither audio nor text is in it, unless --log-text asks for it.
 Ctrl-C or SIGTERM: no new requests, those begun are finished, live streams get their last captions.";
@@ -134,6 +134,7 @@ pub(super) fn run(typed: Arguments) -> Result<Exit, Failure> {
         timeout: Duration::from_secs(typed.timeout.into()),
         profiles: typed.profiles,
         log_text: typed.log_text,
+        patience: Patience::default(),
     };
     tracing_subscriber::fmt()
         .json()

@@ -15,7 +15,7 @@ mod tests;
 
 pub use decoder::Decoder;
 pub use pool::{Lane, Pool, Seat, Task, Worker};
-pub use session::LiveSession;
+pub use session::{Heard, LiveSession};
 
 use crate::audio::EndpointConfig;
 use crate::{AdaptationConfig, Utterance, Word};

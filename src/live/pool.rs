@@ -1,6 +1,7 @@
 //! Who computes when: a few threads shared by all streams, decoding apart from adaptation, each stream in its turn.
 
 use super::Decoder;
+use crate::decode::whisper::DecodingOptions;
 use crate::{AdaptationConfig, Error, Recognizer, Session};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +15,7 @@ const KEPT: usize = 3;
 pub struct Worker {
     recognizer: Recognizer,
     decoders: Vec<(AdaptationConfig, Decoder)>,
-    sessions: Vec<(AdaptationConfig, Session)>,
+    sessions: Vec<((AdaptationConfig, DecodingOptions), Session)>,
     /// Seconds that a pass takes for each second of audio, as measured lately.
     pub(super) pass_cost: Option<f64>,
 }
@@ -37,14 +38,26 @@ impl Worker {
 
     /// A session of these settings, in whatever state its last stream left it.
     pub fn session(&mut self, config: &AdaptationConfig) -> Result<&mut Session, Error> {
+        self.decoding_session(config, &DecodingOptions::default())
+    }
+
+    /// The same with options of Whisper's decoder, which other models have no use for.
+    pub fn decoding_session(
+        &mut self,
+        config: &AdaptationConfig,
+        decoding: &DecodingOptions,
+    ) -> Result<&mut Session, Error> {
         let recognizer = &self.recognizer;
-        kept(&mut self.sessions, config, || recognizer.session(config, 1))
+        let settings = (config.clone(), decoding.clone());
+        kept(&mut self.sessions, &settings, || {
+            recognizer.decoding_session(config, decoding, 1)
+        })
     }
 }
 
-fn kept<'a, T>(
-    all: &'a mut Vec<(AdaptationConfig, T)>,
-    config: &AdaptationConfig,
+fn kept<'a, S: Clone + PartialEq, T>(
+    all: &'a mut Vec<(S, T)>,
+    config: &S,
     make: impl FnOnce() -> Result<T, Error>,
 ) -> Result<&'a mut T, Error> {
     match all.iter().position(|(of, _)| of == config) {

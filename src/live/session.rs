@@ -4,7 +4,7 @@ use super::budget::{Budget, updated};
 use super::stable::StablePrefix;
 use super::{Event, Final, Lane, LiveConfig, Partial, Pool, Revision, Seat, Skipped, Worker, text_of};
 use crate::adapt::StreamState;
-use crate::audio::{ENDPOINT_FRAME, Endpointer, SAMPLE_RATE, Segment};
+use crate::audio::{ENDPOINT_FRAME, EndpointConfig, Endpointer, SAMPLE_RATE, Segment};
 use crate::decode::Hypothesis;
 use crate::{AdaptationConfig, Error, Recognizer, Utterance};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,20 @@ pub struct LiveSession {
     /// The open utterance's length at which its next partial is due.
     next_partial: usize,
     utterances: u64,
+    /// Where the last of them ended.
+    last_end: usize,
     level: f32,
+}
+
+/// Where speech was found, in seconds on the stream's clock.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Heard {
+    /// So many utterances have ended; the one that is open, or opens next, has the number after.
+    pub ended: u64,
+    /// Where the last of them ended.
+    pub last_end: f64,
+    /// Where the open one began.
+    pub open: Option<f64>,
 }
 
 struct Shared {
@@ -88,6 +101,7 @@ impl LiveSession {
             pending: Vec::with_capacity(ENDPOINT_FRAME),
             next_partial: 0,
             utterances: 0,
+            last_end: 0,
             level: 0.0,
         }
     }
@@ -134,6 +148,32 @@ impl LiveSession {
     /// The last push's root mean square, 1 being full scale.
     pub fn level(&self) -> f32 {
         self.level
+    }
+
+    /// From now on finds utterances like this; one that is open goes on.
+    pub fn set_endpoint(&mut self, endpoint: EndpointConfig) {
+        let longest = self.shared.recognizer.longest_utterance();
+        self.endpointer.set_config(endpoint.within(longest));
+    }
+
+    /// Forgets the utterance that is open, as if nobody had spoken; its number is not used again. A partial hypothesis
+    /// that is being made may still come.
+    pub fn discard(&mut self) {
+        let rest = std::mem::take(&mut self.pending);
+        if self.endpointer.finish(&rest).is_some() {
+            self.utterances += 1;
+            self.next_partial = 0;
+            self.shared.lock().ended = self.utterances;
+        }
+    }
+
+    /// What was found so far; exact between pushes of [`ENDPOINT_FRAME`] samples.
+    pub fn heard(&self) -> Heard {
+        Heard {
+            ended: self.utterances,
+            last_end: seconds(self.last_end),
+            open: self.endpointer.open().map(|(start, _)| seconds(start)),
+        }
     }
 
     /// Whether somebody is speaking.
@@ -223,6 +263,7 @@ impl LiveSession {
 
     fn ended(&mut self, segment: Segment) {
         self.utterances += 1;
+        self.last_end = segment.start + segment.samples.len();
         self.next_partial = 0;
         let (utterance, at) = (self.utterances, Instant::now());
         {

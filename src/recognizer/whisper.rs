@@ -2,7 +2,7 @@
 
 use super::{Error, Recognizer, Session, Writer, check_finite};
 use crate::audio::{SAMPLE_RATE, Segmenter, SegmenterConfig};
-use crate::decode::whisper::{Progress, Segment, Transcription, WhisperDecoder};
+use crate::decode::whisper::{Progress, Segment, SpokenLanguage, Transcription, WhisperDecoder};
 use crate::engine::cpu::CpuBackend;
 use crate::{AdaptationConfig, Method, Trace, Transcript, Utterance, Word};
 use std::borrow::Cow;
@@ -34,6 +34,28 @@ impl Recognizer {
 }
 
 impl Session {
+    /// One stretch of a recording, which starts `start` seconds into it: an utterance, or a Whisper's segments with the
+    /// language that it wrote. `language` is what a stretch before it was in.
+    pub(crate) fn transcribe_stretch(
+        &mut self,
+        samples: &[f32],
+        start: f64,
+        language: Option<&SpokenLanguage>,
+    ) -> Result<(Vec<Utterance>, Option<SpokenLanguage>), Error> {
+        let Some(whisper) = &mut self.whisper else {
+            return Ok((vec![self.transcribe_utterance(samples, start)?], None));
+        };
+        let asked = whisper.decoder.options().language.clone();
+        let known = language.map(|language| language.code.clone());
+        whisper.decoder.set_language(asked.clone().or(known));
+        let heard = self.transcribe_whisper(samples, start, &mut |_| true);
+        if let Some(whisper) = &mut self.whisper {
+            whisper.decoder.set_language(asked);
+        }
+        let heard = heard?.unwrap_or_default();
+        Ok((heard.utterances, heard.language))
+    }
+
     /// The same as one utterance that starts `start` seconds into its recording.
     pub(super) fn transcribe_whisper_utterance(&mut self, samples: &[f32], start: f64) -> Result<Utterance, Error> {
         let heard = self.transcribe_whisper(samples, start, &mut |_| true)?;

@@ -8,17 +8,38 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Addresses whose rate is remembered; the longest silent is forgotten first.
 const MOST_ADDRESSES: usize = 4096;
-/// A WebSocket in a browser cannot send headers: there the key is a subprotocol with this before it.
-const KEY_PROTOCOL: &str = "aurist.key.";
+/// Whether the server lives.
+const HEALTH: &str = "/healthz";
+/// A WebSocket in a browser cannot send headers: there the key is a subprotocol with one of these before it, the second
+/// being what OpenAI's clients use.
+const KEY_PROTOCOLS: [&str; 2] = ["aurist.key.", "openai-insecure-api-key."];
 
 /// A connection's other end.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) IpAddr);
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) ip: IpAddr,
+    pub(super) patient: Patient,
+}
+
+/// Set once a connection's protocol has a limit of its own on how long its peer may not read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Patient(Arc<AtomicBool>);
+
+impl Patient {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// Requests a minute from one address, as a bucket that refills steadily.
 pub(super) struct Rates {
@@ -78,9 +99,14 @@ pub(super) async fn check(
         Some(ApiError::forbidden(message))
     } else if request.method() == Method::OPTIONS {
         None
+    } else if request.uri().path() == HEALTH {
+        // Whoever watches the server must not be kept out by its neighbours.
+        None
+    } else if let Err(wait) = app.rates.take(peer.ip, Instant::now()) {
+        // Before the key is looked at: it could be guessed at.
+        Some(ApiError::busy("Too many requests from this address", wait))
     } else if is_open(request.uri().path()) || has_key(&app, request.headers()) {
-        let wait = app.rates.take(peer.0, Instant::now()).err();
-        wait.map(|wait| ApiError::busy("Too many requests from this address", wait))
+        None
     } else {
         Some(ApiError::unauthorised())
     };
@@ -89,7 +115,7 @@ pub(super) async fn check(
             app.metrics.refused(error.status);
             error.into_response()
         }
-        None if request.method() == Method::OPTIONS && origin.is_some() => preflight(),
+        None if request.method() == Method::OPTIONS && origin.is_some() => preflight(request.headers()),
         None => next.run(request).await,
     };
     if let Some(origin) = origin.filter(|_| allowed) {
@@ -99,20 +125,30 @@ pub(super) async fn check(
         response
             .headers_mut()
             .insert(header::VARY, HeaderValue::from_static("origin"));
+        response.headers_mut().insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("retry-after"),
+        );
     }
     response
 }
 
 /// What needs no key: whether the server lives, and the page, which asks for the key itself.
 fn is_open(path: &str) -> bool {
-    matches!(path, "/" | "/healthz")
+    matches!(path, "/" | HEALTH)
 }
 
-fn preflight() -> Response {
+/// To a page of an allowed origin: OpenAI's client sends headers of its own.
+fn preflight(asked: &HeaderMap) -> Response {
+    let headers = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let headers = headers.unwrap_or(HeaderValue::from_static("authorization, content-type"));
     let headers = [
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type"),
-        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+        (
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static("GET, POST"),
+        ),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, headers),
+        (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600")),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()
 }
@@ -151,14 +187,15 @@ fn has_key(app: &App, headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let bearer = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
     let protocols = text(header::SEC_WEBSOCKET_PROTOCOL).unwrap_or_default();
-    let protocols = protocols
-        .split(',')
-        .filter_map(|name| name.trim().strip_prefix(KEY_PROTOCOL));
+    let keys = protocols.split(',').flat_map(|name| {
+        let key = move |before: &&str| name.trim().strip_prefix(*before);
+        KEY_PROTOCOLS.iter().filter_map(key)
+    });
     // Hashes compare in constant time, whatever the lengths.
     let right = blake3::hash(key.as_bytes());
     bearer
         .into_iter()
-        .chain(protocols)
+        .chain(keys)
         .any(|given| blake3::hash(given.as_bytes()) == right)
 }
 

@@ -2,7 +2,8 @@
 //! begun.
 
 use super::App;
-use super::access::Peer;
+use super::access::{Patient, Peer};
+use super::pace::Paced;
 use axum::Extension;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -11,8 +12,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-/// How long a client may take to send a request's head, and may keep silent between two requests.
-const HEADER_TIME: Duration = Duration::from_secs(15);
 /// Bytes of a request's head at most.
 const HEADER_BYTES: usize = 32 * 1024;
 /// After the system refuses a connection (no descriptors left, say).
@@ -38,31 +37,35 @@ pub(super) async fn serve(listener: TcpListener, app: Arc<App>, end: watch::Send
             continue;
         };
         let _ = socket.set_nodelay(true);
-        let service = TowerToHyperService::new(routes.clone().layer(Extension(Peer(peer.ip()))));
+        let (patience, patient) = (app.config.patience, Patient::default());
+        let peer = Peer {
+            ip: peer.ip(),
+            patient: patient.clone(),
+        };
+        let service = TowerToHyperService::new(routes.clone().layer(Extension(peer)));
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIME)
+            .header_read_timeout(patience.head)
             .max_buf_size(HEADER_BYTES)
-            .serve_connection(TokioIo::new(socket), service)
+            .serve_connection(TokioIo::new(Paced::new(socket, patience.stall, patient)), service)
             .with_upgrades();
-        // A client that reads its answer byte by byte ends here at the latest; a live stream is no longer hyper's.
-        let longest = app.config.timeout + 4 * HEADER_TIME;
         let app = Arc::clone(&app);
         let mut ending = app.ending.clone();
         tokio::spawn(async move {
             app.metrics.connection(1);
             let mut connection = std::pin::pin!(connection);
-            let served = async {
-                tokio::select! {
-                    _ = connection.as_mut() => return,
-                    _ = ending.changed() => {}
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                _ = ending.changed() => {
+                    // A request that was begun is answered; after it, or without one, the connection is closed.
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
                 }
-                // A request that was begun is answered; after it, or without one, the connection is closed.
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
             };
-            let _ = tokio::time::timeout(longest, served).await;
             app.metrics.connection(-1);
+            if ended.is_err_and(|error| is_slow(&error)) {
+                app.metrics.connection_slow();
+            }
             drop(permit);
         });
     }
@@ -82,6 +85,12 @@ pub(super) async fn serve(listener: TcpListener, app: Arc<App>, end: watch::Send
         }
         () = asked_to_end() => tracing::warn!("ended at once, as asked"),
     }
+}
+
+/// Whether a connection ended because its peer took too long to send a head, or to read.
+fn is_slow(error: &hyper::Error) -> bool {
+    let reason = std::error::Error::source(error).and_then(|reason| reason.downcast_ref::<std::io::Error>());
+    error.is_timeout() || reason.is_some_and(|reason| reason.kind() == std::io::ErrorKind::TimedOut)
 }
 
 /// All of a semaphore's.

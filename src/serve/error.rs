@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 pub(super) struct ApiError {
     pub(super) status: StatusCode,
     kind: &'static str,
-    code: Option<&'static str>,
-    param: Option<&'static str>,
+    pub(super) code: Option<&'static str>,
+    pub(super) param: Option<&'static str>,
     pub(super) message: String,
     /// Seconds.
     retry_after: Option<u64>,
@@ -63,6 +63,15 @@ impl ApiError {
         )
     }
 
+    /// The page is there, but not for this method.
+    pub(super) fn not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "invalid_request_error",
+            "This address does not take the request's method",
+        )
+    }
+
     /// No key, or a wrong one.
     pub(super) fn unauthorised() -> Self {
         Self {
@@ -94,12 +103,17 @@ impl ApiError {
         Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", message)
     }
 
-    /// It took too long to compute, or the server is ending.
+    /// The server is ending, or cannot do it now.
     pub(super) fn unavailable(message: impl ToString) -> Self {
         Self {
             retry_after: Some(10),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message)
         }
+    }
+
+    /// It took too long to compute.
+    pub(super) fn late() -> Self {
+        Self::unavailable("The transcription took too long, and was given up")
     }
 
     /// An error of ours.

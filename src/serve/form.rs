@@ -1,16 +1,77 @@
 //! The multipart form of a transcription request.
 
 use super::error::ApiError;
+use super::pace::{Pace, TooSlow};
 use super::settings::Choice;
 use crate::Method;
 use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of a field that is no file.
 const MOST_TEXT: usize = 16 * 1024;
 /// Fields at most, known or not.
 const MOST_FIELDS: usize = 64;
+
+/// What is counted when memory for uploads is shared out.
+const KIB: usize = 1024;
+
+/// Memory for uploads: all requests together hold no more than each place's largest.
+pub(super) fn memory(most_upload: usize, most_requests: usize) -> Semaphore {
+    Semaphore::new((most_upload.div_ceil(KIB).saturating_mul(most_requests)).min(Semaphore::MAX_PERMITS))
+}
+
+/// A request's share of it.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    held: Option<OwnedSemaphorePermit>,
+    bytes: usize,
+}
+
+impl Share {
+    /// So many bytes more.
+    fn take(&mut self, bytes: usize, memory: &Arc<Semaphore>) -> Result<(), ApiError> {
+        self.bytes += bytes;
+        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = self.bytes.div_ceil(KIB).saturating_sub(held);
+        let more = Arc::clone(memory).try_acquire_many_owned(missing as u32);
+        let more = more.map_err(|_| ApiError::busy("Too much is being uploaded already", 10))?;
+        match &mut self.held {
+            Some(held) => held.merge(more),
+            None => self.held = Some(more),
+        }
+        Ok(())
+    }
+}
+
+/// A form as it comes in.
+struct Incoming<'a> {
+    pace: Pace,
+    share: Share,
+    memory: &'a Arc<Semaphore>,
+}
+
+impl Incoming<'_> {
+    async fn bytes(&mut self, field: &mut Field<'_>, most: usize) -> Result<Vec<u8>, ApiError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.pace.within(field.chunk()).await.map_err(slow)?.map_err(broken)? {
+            self.pace.moved(chunk.len());
+            self.share.take(chunk.len(), self.memory)?;
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > most {
+                return Err(ApiError::too_large(format!("a field is longer than {most} bytes")));
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+fn slow(_: TooSlow) -> ApiError {
+    ApiError::slow("the request arrives too slowly")
+}
 
 /// How the answer looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,19 +92,38 @@ pub(super) struct Form {
     pub(super) extension: Option<String>,
     pub(super) model: String,
     pub(super) language: Option<String>,
+    pub(super) prompt: Option<String>,
+    pub(super) temperature: Option<f64>,
     pub(super) format: ResponseFormat,
     pub(super) stream: bool,
     pub(super) words: bool,
     pub(super) segments: bool,
     pub(super) choice: Choice,
+    /// Of the memory that the file is in.
+    pub(super) share: Share,
 }
 
 impl Form {
-    /// Reads the whole form.
-    pub(super) async fn read(mut multipart: Multipart) -> Result<Self, ApiError> {
+    /// Reads the whole form; `stall` is how long its client may stand still.
+    pub(super) async fn read(
+        mut multipart: Multipart,
+        stall: Duration,
+        memory: &Arc<Semaphore>,
+    ) -> Result<Self, ApiError> {
         let mut form = Self::default();
+        let mut incoming = Incoming {
+            pace: Pace::new(stall),
+            share: Share::default(),
+            memory,
+        };
         let (mut has_file, mut fields) = (false, 0);
-        while let Some(field) = multipart.next_field().await.map_err(broken)? {
+        while let Some(mut field) = incoming
+            .pace
+            .within(multipart.next_field())
+            .await
+            .map_err(slow)?
+            .map_err(broken)?
+        {
             fields += 1;
             if fields > MOST_FIELDS {
                 return Err(ApiError::invalid("file", format!("more than {MOST_FIELDS} fields")));
@@ -56,13 +136,15 @@ impl Form {
                     .map(|(_, end)| end);
                 let is_plain = |end: &&str| end.len() <= 8 && end.bytes().all(|byte| byte.is_ascii_alphanumeric());
                 form.extension = extension.filter(is_plain).map(str::to_ascii_lowercase);
-                form.file = field.bytes().await.map_err(broken)?.into();
+                // The whole request has a limit of its own.
+                form.file = incoming.bytes(&mut field, usize::MAX).await?;
                 has_file = true;
             } else {
-                let text = short_text(field).await?;
-                form.set(&name, &text)?;
+                let text = incoming.bytes(&mut field, MOST_TEXT).await?;
+                form.set(&name, String::from_utf8_lossy(&text).trim())?;
             }
         }
+        form.share = incoming.share;
         if !has_file {
             return Err(ApiError::invalid(
                 "file",
@@ -81,7 +163,8 @@ impl Form {
     fn set(&mut self, name: &str, text: &str) -> Result<(), ApiError> {
         match name {
             "model" => self.model = text.into(),
-            "language" => self.language = Some(text.chars().take(32).collect()),
+            "language" => self.language = Some(text.chars().take(32).collect()).filter(|_| !text.is_empty()),
+            "prompt" => self.prompt = Some(text.into()).filter(|_| !text.is_empty()),
             "response_format" => self.format = format(text)?,
             "stream" => self.stream = parsed("stream", text)?,
             "temperature" => {
@@ -89,6 +172,7 @@ impl Form {
                 if !(0.0..=1.0).contains(&temperature) {
                     return Err(ApiError::invalid("temperature", "`temperature` is from 0 to 1"));
                 }
+                self.temperature = Some(temperature);
             }
             "timestamp_granularities[]" | "timestamp_granularities" => match text {
                 "word" => self.words = true,
@@ -102,28 +186,18 @@ impl Form {
             },
             "adapt" => {
                 let method: Result<Method, _> = serde_json::from_value(text.into());
-                let known = "`adapt` is none, suta, sdpl, csuta, dsuta or awmc";
+                let known = "`adapt` is none, suta, sdpl, cea, csuta, dsuta, replay, awmc or guarded; for a Whisper none, \
+                             suta, sdpl or sequence-entropy";
                 self.choice.method = Some(method.map_err(|_| ApiError::invalid("adapt", known))?);
             }
             "steps" => self.choice.steps = Some(parsed("steps", text)?),
             "learning_rate" => self.choice.learning_rate = Some(parsed("learning_rate", text)?),
             "fast" => self.choice.fast = parsed("fast", text)?,
-            // `prompt`, and what newer clients may send: without effect, as documented.
+            // What newer clients may send: without effect, as documented.
             _ => {}
         }
         Ok(())
     }
-}
-
-async fn short_text(mut field: Field<'_>) -> Result<String, ApiError> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = field.chunk().await.map_err(broken)? {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() > MOST_TEXT {
-            return Err(ApiError::too_large(format!("a field is longer than {MOST_TEXT} bytes")));
-        }
-    }
-    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
 fn parsed<T: DeserializeOwned>(name: &'static str, text: &str) -> Result<T, ApiError> {

@@ -14,6 +14,7 @@ const BUCKETS: [f64; 9] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 pub(super) struct Metrics {
     connections: AtomicI64,
     connections_refused: AtomicU64,
+    connections_slow: AtomicU64,
     streams: AtomicI64,
     refused: Mutex<BTreeMap<u16, u64>>,
     requests: Mutex<BTreeMap<u16, u64>>,
@@ -53,6 +54,10 @@ impl Metrics {
 
     pub(super) fn connection_refused(&self) {
         self.connections_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn connection_slow(&self) {
+        self.connections_slow.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn stream(&self, change: i64) {
@@ -108,6 +113,12 @@ impl Metrics {
             "counter",
             "Connections closed because there were too many.",
             &refused,
+        );
+        metric(
+            "connections_slow_total",
+            "counter",
+            "Connections closed because the client took too long to ask or to read.",
+            &count(&self.connections_slow),
         );
         metric("streams", "gauge", "Live streams.", &gauge(&self.streams));
         metric(

@@ -8,20 +8,27 @@ mod error;
 mod form;
 mod job;
 mod metrics;
+mod pace;
 mod page;
 mod profiles;
 mod protocol;
+mod realtime;
 mod routes;
 mod settings;
+mod socket;
 mod stream;
 mod transcriptions;
 
 use crate::Recognizer;
 use crate::live::Pool;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpSocket;
 use tokio::sync::{Semaphore, watch};
+
+/// Connections that the system may hold ready before they are accepted.
+const READY: u32 = 1024;
 
 /// How the server runs.
 #[derive(Debug, Clone)]
@@ -50,6 +57,58 @@ pub struct ServeConfig {
     pub profiles: Option<std::path::PathBuf>,
     /// Whether transcripts may appear in the log.
     pub log_text: bool,
+    /// How slow a peer may be.
+    pub patience: Patience,
+}
+
+impl Default for ServeConfig {
+    /// What `aurist serve` runs with, at any port that is free.
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0),
+            api_key: None,
+            allowed_origins: Vec::new(),
+            most_upload: 64 << 20,
+            most_seconds: 14_400.0,
+            most_requests: 16,
+            most_streams: 32,
+            most_connections: 512,
+            rate: 600,
+            timeout: Duration::from_secs(900),
+            profiles: None,
+            log_text: false,
+            patience: Patience::default(),
+        }
+    }
+}
+
+/// How slow a peer may be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Patience {
+    /// For a request's head, between two requests of a connection, and for a live stream's first message.
+    pub head: Duration,
+    /// For a request's whole body.
+    pub body: Duration,
+    /// While a body does not come, or an answer or a caption is not read. Every KiB that moves gives back a second of it,
+    /// so that in the long run nobody may be slower than a KiB a second.
+    pub stall: Duration,
+    /// Between two pings of a live stream, of which three may stay unanswered.
+    pub ping: Duration,
+    /// Bytes that the system keeps for a connection whose peer does not read.
+    pub send_buffer: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(15),
+            body: Duration::from_secs(120),
+            stall: Duration::from_secs(15),
+            ping: Duration::from_secs(20),
+            // The system's own choice may be megabytes, and there may be hundreds of connections.
+            send_buffer: 128 << 10,
+        }
+    }
 }
 
 /// What all requests share.
@@ -58,12 +117,30 @@ struct App {
     pool: Pool,
     config: ServeConfig,
     requests: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     metrics: metrics::Metrics,
     rates: access::Rates,
     profiles: profiles::Profiles,
     /// Becomes true when the server is to end.
     ending: watch::Receiver<bool>,
+}
+
+impl App {
+    fn new(recognizer: Recognizer, pool: Pool, config: ServeConfig, ending: watch::Receiver<bool>) -> Self {
+        Self {
+            requests: Arc::new(Semaphore::new(config.most_requests)),
+            uploads: Arc::new(form::memory(config.most_upload, config.most_requests)),
+            streams: Arc::new(Semaphore::new(config.most_streams)),
+            metrics: metrics::Metrics::default(),
+            rates: access::Rates::new(config.rate),
+            profiles: profiles::Profiles::new(config.profiles.clone()),
+            recognizer,
+            pool,
+            config,
+            ending,
+        }
+    }
 }
 
 /// Why the server could not run.
@@ -95,23 +172,26 @@ pub fn serve(
     let pool = Pool::on_all_cores(&recognizer)?;
     runtime.block_on(async {
         let address = config.address;
-        let listener = tokio::net::TcpListener::bind(address)
-            .await
-            .map_err(|reason| ServeError::Bind { address, reason })?;
+        let listener = listen(address, config.patience).map_err(|reason| ServeError::Bind { address, reason })?;
         listening(listener.local_addr()?);
         let (end, ending) = watch::channel(false);
-        let app = Arc::new(App {
-            requests: Arc::new(Semaphore::new(config.most_requests)),
-            streams: Arc::new(Semaphore::new(config.most_streams)),
-            metrics: metrics::Metrics::default(),
-            rates: access::Rates::new(config.rate),
-            profiles: profiles::Profiles::new(config.profiles.clone()),
-            recognizer,
-            pool,
-            config,
-            ending,
-        });
-        connections::serve(listener, app, end).await;
+        let app = App::new(recognizer, pool, config, ending);
+        connections::serve(listener, Arc::new(app), end).await;
         Ok(())
     })
+}
+
+fn listen(address: SocketAddr, patience: Patience) -> std::io::Result<tokio::net::TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // On Windows this would let two servers have one address.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    // Connections inherit it.
+    socket.set_send_buffer_size(patience.send_buffer)?;
+    socket.bind(address)?;
+    socket.listen(READY)
 }

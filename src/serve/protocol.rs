@@ -3,6 +3,7 @@
 use super::settings::Choice;
 use crate::live::Event;
 use crate::{AdaptationConfig, ModelInfo};
+use audio_codec_algorithms::{decode_alaw, decode_ulaw};
 use serde::{Deserialize, Serialize};
 
 /// A sample's coding in binary messages; little-endian, channels interleaved.
@@ -12,6 +13,10 @@ pub(super) enum Encoding {
     #[default]
     Pcm16,
     F32,
+    /// G.711 μ-law.
+    Pcmu,
+    /// G.711 A-law.
+    Pcma,
 }
 
 /// What a client says, in text messages.
@@ -102,13 +107,22 @@ pub(super) enum Tell<'a> {
     Event(&'a Event),
 }
 
+impl Tell<'_> {
+    /// As it is sent.
+    pub(super) fn text(&self) -> String {
+        // Plain data, with text as its keys: it can always be written.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
 /// Samples of a binary message, as one channel: the mean of all. `None` when it is not a whole number of frames.
 pub(super) fn samples(bytes: &[u8], encoding: Encoding, channels: u16) -> Option<Vec<f32>> {
     let channels = usize::from(channels.max(1));
+    let from_pcm16 = |value: i16| f32::from(value) / 32_768.0;
     let values: Vec<f32> = match encoding {
         Encoding::Pcm16 => {
             let (values, rest) = bytes.as_chunks();
-            let value = |bytes: &[u8; 2]| f32::from(i16::from_le_bytes(*bytes)) / 32_768.0;
+            let value = |bytes: &[u8; 2]| from_pcm16(i16::from_le_bytes(*bytes));
             rest.is_empty().then(|| values.iter().map(value).collect())?
         }
         Encoding::F32 => {
@@ -117,6 +131,8 @@ pub(super) fn samples(bytes: &[u8], encoding: Encoding, channels: u16) -> Option
             rest.is_empty()
                 .then(|| values.iter().map(|bytes| value(bytes).unwrap_or(0.0)).collect())?
         }
+        Encoding::Pcmu => bytes.iter().map(|byte| from_pcm16(decode_ulaw(*byte))).collect(),
+        Encoding::Pcma => bytes.iter().map(|byte| from_pcm16(decode_alaw(*byte))).collect(),
     };
     if !values.len().is_multiple_of(channels) {
         return None;
@@ -157,10 +173,24 @@ mod tests {
         assert_eq!(samples(&bytes[..6], Encoding::Pcm16, 2), None);
     }
 
+    /// G.711's loudest and quietest values, and its signs.
+    #[test]
+    fn telephone_samples_are_expanded() {
+        let decoded = |encoding, byte| samples(&[byte], encoding, 1).unwrap()[0] * 32_768.0;
+        assert_eq!(
+            [0x80, 0x00, 0xff].map(|byte| decoded(Encoding::Pcmu, byte)),
+            [32_124.0, -32_124.0, 0.0]
+        );
+        assert_eq!(
+            [0xaa, 0x2a, 0xd5].map(|byte| decoded(Encoding::Pcma, byte)),
+            [32_256.0, -32_256.0, 8.0]
+        );
+    }
+
     proptest! {
         #[test]
-        fn any_message_is_samples_or_nothing(bytes: Vec<u8>, floats: bool, channels in 0u16..9) {
-            let encoding = if floats { Encoding::F32 } else { Encoding::Pcm16 };
+        fn any_message_is_samples_or_nothing(bytes: Vec<u8>, encoding in 0usize..4, channels in 0u16..9) {
+            let encoding = [Encoding::Pcm16, Encoding::F32, Encoding::Pcmu, Encoding::Pcma][encoding];
             if let Some(samples) = samples(&bytes, encoding, channels) {
                 prop_assert!(samples.iter().all(|sample| sample.is_finite()));
             }

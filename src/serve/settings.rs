@@ -1,5 +1,6 @@
 //! The adaptation that a client asks for: a method and a few numbers, in place of the model's own.
 
+use super::App;
 use super::error::ApiError;
 use crate::{AdaptationConfig, Method};
 use serde::{Deserialize, Serialize};
@@ -22,9 +23,19 @@ pub(super) struct Choice {
     pub(super) fast: bool,
 }
 
+impl App {
+    /// The settings that a client asks for, if the model can be adapted so.
+    pub(super) fn adaptation(&self, choice: &Choice) -> Result<AdaptationConfig, ApiError> {
+        let settings = choice.settings(&self.recognizer.default_adaptation())?;
+        let checked = self.recognizer.check_adaptation(&settings);
+        checked.map_err(|error| ApiError::invalid("adapt", error))?;
+        Ok(settings)
+    }
+}
+
 impl Choice {
     /// The settings, from the model's own.
-    pub(super) fn settings(&self, of_model: &AdaptationConfig) -> Result<AdaptationConfig, ApiError> {
+    fn settings(&self, of_model: &AdaptationConfig) -> Result<AdaptationConfig, ApiError> {
         let mut settings = AdaptationConfig::of_method(self.method.unwrap_or(of_model.method), of_model);
         if self.fast {
             if settings.method != Method::Suta {

@@ -1,114 +1,59 @@
 //! `GET /v1/stream`: a live stream over a WebSocket.
 
 use super::App;
-use super::error::ApiError;
+use super::access::Peer;
 use super::protocol::{Encoding, Say, Tell, samples};
+use super::socket::{self, Dialogue, Socket, Upgrade, converse};
 use crate::audio::{EndpointConfig, Resampler};
 use crate::live::{Event, LiveConfig, LiveSession};
-use axum::extract::State;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Extension, State};
+use axum::response::Response;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// A message's bytes at most: five seconds of 48 kHz stereo in f32.
-const MOST_MESSAGE: usize = 2 << 20;
-/// How long a client may take to say `start`.
-const START_TIME: Duration = Duration::from_secs(15);
-/// How long a client that does not read is waited for.
-const SEND_TIME: Duration = Duration::from_secs(15);
-/// A ping goes out this often; whoever does not answer for three of them is gone.
-const PING_TIME: Duration = Duration::from_secs(20);
-/// How often it is looked at whether a stream has ended, or there is room again.
-const TICK: Duration = Duration::from_millis(50);
 const PROTOCOL: &str = "aurist.v1";
 
 /// The handler.
 pub(super) async fn upgrade(
     State(app): State<Arc<App>>,
-    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+    Extension(peer): Extension<Peer>,
+    upgrade: Upgrade,
 ) -> Response {
-    let Ok(upgrade) = upgrade else {
-        return ApiError::invalid("upgrade", "this address is for WebSockets").into_response();
-    };
-    if *app.ending.borrow() {
-        return ApiError::unavailable("The server is ending").into_response();
-    }
-    let Ok(permit) = Arc::clone(&app.streams).try_acquire_owned() else {
-        app.metrics.refused(axum::http::StatusCode::TOO_MANY_REQUESTS);
-        return ApiError::busy("Too many live streams already", 10).into_response();
-    };
-    upgrade
-        .protocols([PROTOCOL])
-        .max_message_size(MOST_MESSAGE)
-        .max_frame_size(MOST_MESSAGE)
-        .on_upgrade(move |socket| async move {
-            app.metrics.stream(1);
-            let begun = Instant::now();
-            let ended = run(&app, socket).await;
-            app.metrics.stream(-1);
-            tracing::info!(seconds = begun.elapsed().as_secs_f64(), ended, "stream");
-            drop(permit);
-        })
+    socket::open(app, &peer, upgrade, PROTOCOL, run)
 }
 
 /// A stream from its start to its end, of which it tells how.
-async fn run(app: &App, mut socket: WebSocket) -> &'static str {
-    let first = tokio::time::timeout(START_TIME, first_text(&mut socket)).await;
-    let Ok(Some(text)) = first else { return "no start" };
-    let mut stream = match Stream::parts(app, &text) {
-        Ok((session, events, format)) => Stream {
-            app,
-            socket,
-            session,
-            events,
-            format,
-            ending: false,
-            unanswered: 0,
-        },
+async fn run(app: Arc<App>, mut socket: Socket) -> &'static str {
+    let Some(text) = socket.first_text(app.config.patience.head).await else {
+        socket.close(&app, Err("no start")).await;
+        return "no start";
+    };
+    let (mut captions, mut events) = match Captions::begin(&app, &text) {
+        Ok(begun) => begun,
         Err(message) => {
-            let _ = tokio::time::timeout(SEND_TIME, refuse(&mut socket, &message)).await;
+            let _ = socket.send(Tell::Error { message: &message }.text()).await;
+            socket.close(&app, Err("refused")).await;
             return "refused";
         }
     };
-    let ended = stream.run().await;
-    stream.close(ended).await;
+    let ready = vec![captions.ready()];
+    let mut ended = converse(&app, &mut socket, &mut captions, &mut events, ready).await;
+    if ended.is_ok() {
+        let seconds = captions.session.clock();
+        let done = socket.send(Tell::Done { seconds }.text()).await;
+        ended = done.and(ended);
+    }
+    socket.close(&app, ended).await;
     ended.unwrap_or_else(|reason| reason)
 }
 
-async fn first_text(socket: &mut WebSocket) -> Option<String> {
-    loop {
-        match socket.recv().await?.ok()? {
-            Message::Text(text) => return Some(text.to_string()),
-            Message::Ping(_) | Message::Pong(_) => {}
-            Message::Binary(_) | Message::Close(_) => return None,
-        }
-    }
-}
-
-async fn refuse(socket: &mut WebSocket, message: &str) -> Result<(), axum::Error> {
-    let error = serde_json::to_string(&Tell::Error { message }).unwrap_or_default();
-    socket.send(Message::Text(error.into())).await?;
-    socket.send(closing(close_code::POLICY, "refused")).await
-}
-
-fn closing(code: u16, reason: &'static str) -> Message {
-    Message::Close(Some(CloseFrame {
-        code,
-        reason: reason.into(),
-    }))
-}
-
-struct Stream<'a> {
-    app: &'a App,
-    socket: WebSocket,
+/// The protocol that docs/server.md describes.
+struct Captions {
+    app: Arc<App>,
     session: LiveSession,
-    events: UnboundedReceiver<Event>,
     format: Format,
     /// No more sound is taken.
-    ending: bool,
-    unanswered: u32,
+    finishing: bool,
 }
 
 /// What binary messages hold.
@@ -118,11 +63,9 @@ struct Format {
     resampler: Resampler,
 }
 
-/// Why a stream ends before its client wants it to.
-type Ended = Result<&'static str, &'static str>;
-
-impl Stream<'_> {
-    fn parts(app: &App, text: &str) -> Result<(LiveSession, UnboundedReceiver<Event>, Format), String> {
+impl Captions {
+    /// What a first message asks for.
+    fn begin(app: &Arc<App>, text: &str) -> Result<(Self, UnboundedReceiver<Event>), String> {
         let say = serde_json::from_str(text).map_err(|error| format!("the first message is `start`: {error}"))?;
         let Say::Start {
             sample_rate,
@@ -146,9 +89,7 @@ impl Stream<'_> {
             return Err("times are seconds, from 0 to 3600".into());
         }
         app.recognizer.check_live().map_err(|error| error.to_string())?;
-        let settings = adapt
-            .settings(&app.recognizer.default_adaptation())
-            .map_err(|error| error.message)?;
+        let settings = app.adaptation(&adapt).map_err(|error| error.message)?;
         let config = LiveConfig {
             endpoint: EndpointConfig {
                 hang_over,
@@ -179,163 +120,103 @@ impl Stream<'_> {
             channels,
             resampler,
         };
-        Ok((session, events, format))
+        let captions = Self {
+            app: Arc::clone(app),
+            session,
+            format,
+            finishing: false,
+        };
+        Ok((captions, events))
     }
 
-    async fn run(&mut self) -> Ended {
-        self.ready().await?;
-        let mut ending = self.app.ending.clone();
-        let mut ping = tokio::time::interval(PING_TIME);
-        ping.reset();
-        loop {
-            if self.ending && self.session.is_idle() && self.events.is_empty() {
-                let seconds = self.session.clock();
-                self.tell(&Tell::Done { seconds }).await?;
-                return Ok("finished");
-            }
-            // While recognition is behind nothing is read: the client's sound waits where it is.
-            let room = self.ending || self.session.has_room();
-            tokio::select! {
-                Some(event) = self.events.recv() => self.event(&event).await?,
-                message = self.socket.recv(), if room => match message {
-                    Some(Ok(message)) => self.message(message).await?,
-                    _ => return Err("connection lost"),
-                },
-                _ = ending.changed(), if !self.ending => self.finish(),
-                _ = ping.tick() => {
-                    self.unanswered += 1;
-                    if self.unanswered > 3 {
-                        return Err("no answer to pings");
-                    }
-                    self.send(Message::Ping(Vec::new().into())).await?;
-                }
-                () = tokio::time::sleep(TICK), if self.ending || !room => {}
-            }
+    fn ready(&self) -> String {
+        let settings = self.session.adaptation();
+        let model = self.app.recognizer.info();
+        Tell::Ready {
+            model,
+            settings: &settings,
         }
+        .text()
     }
 
-    async fn message(&mut self, message: Message) -> Result<(), &'static str> {
-        // Whoever sends is there.
-        self.unanswered = 0;
-        match message {
-            Message::Binary(_) if self.ending => Ok(()),
-            Message::Binary(bytes) => match samples(&bytes, self.format.encoding, self.format.channels) {
-                Some(samples) => {
-                    let samples = self.format.resampler.push(&samples).map_err(|_| "resampling")?;
-                    self.session.push(&samples);
-                    Ok(())
-                }
-                None => self.error("a binary message is a whole number of frames").await,
-            },
-            Message::Text(text) => match serde_json::from_str(&text) {
-                Ok(say) => self.say(say).await,
-                Err(error) => self.error(&format!("not understood: {error}")).await,
-            },
-            Message::Close(_) => Err("closed by the client"),
-            Message::Ping(_) | Message::Pong(_) => Ok(()),
-        }
-    }
-
-    async fn say(&mut self, say: Say) -> Result<(), &'static str> {
-        match say {
-            Say::Start { .. } => self.error("the stream has started").await,
-            Say::Adapt { adapt } => match adapt.settings(&self.app.recognizer.default_adaptation()) {
-                Ok(settings) => {
-                    self.session.set_adaptation(settings);
-                    self.ready().await
-                }
-                Err(error) => self.error(&error.message).await,
-            },
+    /// The answer to a message, where it has one.
+    fn answer(&mut self, said: Say) -> Result<Option<String>, String> {
+        match said {
+            Say::Start { .. } => return Err("the stream has started".into()),
+            Say::Adapt { adapt } => {
+                let settings = self.app.adaptation(&adapt).map_err(|error| error.message)?;
+                self.session.set_adaptation(settings);
+                return Ok(Some(self.ready()));
+            }
             Say::Reset => {
                 self.session.reset();
-                self.ready().await
+                return Ok(Some(self.ready()));
             }
             Say::SaveProfile { name } => {
-                let state = self
-                    .session
-                    .state()
-                    .ok_or("nothing is carried yet: adapt with csuta, dsuta, replay, awmc or guarded first");
-                let saved = state
-                    .map_err(String::from)
-                    .and_then(|state| self.app.profiles.save(&name, &state));
-                match saved {
-                    Ok(()) => self.tell(&Tell::Saved { name: &name }).await,
-                    Err(message) => self.error(&message).await,
-                }
+                let state = self.session.state();
+                let state =
+                    state.ok_or("nothing is carried yet: adapt with csuta, dsuta, replay, awmc or guarded first")?;
+                self.app.profiles.save(&name, &state)?;
+                return Ok(Some(Tell::Saved { name: &name }.text()));
             }
-            Say::Gap { seconds } if (0.0..=86_400.0).contains(&seconds) => {
-                self.session.gap(seconds);
-                Ok(())
-            }
-            Say::Gap { .. } => self.error("`seconds` is from 0 to 86400").await,
-            Say::Finish => {
-                self.finish();
-                Ok(())
-            }
+            Say::Gap { seconds } if (0.0..=86_400.0).contains(&seconds) => self.session.gap(seconds),
+            Say::Gap { .. } => return Err("`seconds` is from 0 to 86400".into()),
+            Say::Finish => self.end(),
         }
+        Ok(None)
     }
 
-    fn finish(&mut self) {
-        if !self.ending {
-            self.ending = true;
+    fn end(&mut self) {
+        if !self.finishing {
+            self.finishing = true;
             if let Ok(rest) = self.format.resampler.finish() {
                 self.session.push(&rest);
             }
             self.session.end();
         }
     }
+}
 
-    async fn event(&mut self, event: &Event) -> Result<(), &'static str> {
-        let metrics = &self.app.metrics;
-        match event {
-            Event::Final(is_final) => {
-                metrics.utterance(is_final.end - is_final.start);
-                metrics.final_after(is_final.delay);
-            }
-            Event::Revision(revision) => {
-                metrics.revision_after(revision.delay, revision.skipped.is_some());
-                if self.app.config.log_text {
-                    tracing::info!(text = revision.result.text, start = revision.result.start, "utterance");
-                }
-            }
-            Event::Partial(_) | Event::Failed { .. } => {}
+impl Dialogue for Captions {
+    fn session(&self) -> &LiveSession {
+        &self.session
+    }
+
+    fn text(&mut self, text: &str, say: &mut Vec<String>) -> Result<(), &'static str> {
+        let said = serde_json::from_str(text).map_err(|error| format!("not understood: {error}"));
+        let answer = said.and_then(|said| self.answer(said));
+        say.extend(answer.unwrap_or_else(|message| Some(Tell::Error { message: &message }.text())));
+        Ok(())
+    }
+
+    fn binary(&mut self, bytes: &[u8], say: &mut Vec<String>) -> Result<(), &'static str> {
+        if self.finishing {
+            return Ok(());
         }
-        self.tell(&Tell::Event(event)).await
-    }
-
-    async fn ready(&mut self) -> Result<(), &'static str> {
-        let settings = self.session.adaptation();
-        let model = self.app.recognizer.info();
-        self.tell(&Tell::Ready {
-            model,
-            settings: &settings,
-        })
-        .await
-    }
-
-    async fn error(&mut self, message: &str) -> Result<(), &'static str> {
-        self.tell(&Tell::Error { message }).await
-    }
-
-    async fn tell(&mut self, tell: &Tell<'_>) -> Result<(), &'static str> {
-        let text = serde_json::to_string(tell).map_err(|_| "a message that cannot be written")?;
-        self.send(Message::Text(text.into())).await
-    }
-
-    async fn send(&mut self, message: Message) -> Result<(), &'static str> {
-        match tokio::time::timeout(SEND_TIME, self.socket.send(message)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err("connection lost"),
-            Err(_) => Err("the client does not read"),
+        match samples(bytes, self.format.encoding, self.format.channels) {
+            Some(samples) => {
+                let samples = self.format.resampler.push(&samples).map_err(|_| "resampling")?;
+                self.session.push(&samples);
+            }
+            None => {
+                let message = "a binary message is a whole number of frames";
+                say.push(Tell::Error { message }.text());
+            }
         }
+        Ok(())
     }
 
-    async fn close(mut self, ended: Ended) {
-        let code = if ended.is_ok() {
-            close_code::NORMAL
-        } else {
-            close_code::POLICY
-        };
-        let _ = self.send(closing(code, ended.unwrap_or_else(|reason| reason))).await;
+    fn event(&mut self, event: &Event, say: &mut Vec<String>) {
+        say.push(Tell::Event(event).text());
     }
+
+    fn finish(&mut self, _: &mut Vec<String>) {
+        self.end();
+    }
+
+    fn is_finishing(&self) -> bool {
+        self.finishing
+    }
+
+    fn settled(&mut self, _: &mut Vec<String>) {}
 }

@@ -3,7 +3,9 @@
 use super::App;
 use super::error::ApiError;
 use super::form::{Form, ResponseFormat};
-use super::job::{Job, Progress};
+use super::job::{Job, Order, Progress};
+use crate::decode::whisper::{DecodingOptions, SpokenLanguage};
+use crate::live::Seat;
 use crate::output::{Document, Format};
 use crate::{AdaptationConfig, Transcript, Utterance};
 use axum::Json;
@@ -15,13 +17,10 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::OwnedSemaphorePermit;
+use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout_at;
 
-/// How long a request's body may take to arrive.
-const BODY_TIME: Duration = Duration::from_secs(120);
 /// What a request in hand takes, about, for Retry-After.
 const SECONDS_EACH: u64 = 5;
 
@@ -57,30 +56,42 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     let multipart = multipart
         .map_err(|_| ApiError::invalid("file", "send a form: Content-Type multipart/form-data with a boundary"))?;
-    // Before the body is read: what waits must not fill the memory.
-    let Ok(permit) = Arc::clone(&app.requests).try_acquire_owned() else {
+    let full = || {
         let wait = SECONDS_EACH * app.config.most_requests as u64 / 2;
-        return Err(ApiError::busy("Too many requests are waiting already", wait));
+        ApiError::busy("Too many requests are waiting already", wait)
     };
+    // Nobody sends a recording for nothing, as far as that can be told beforehand.
+    if app.requests.available_permits() == 0 {
+        return Err(full());
+    }
     let deadline = tokio::time::Instant::now() + app.config.timeout;
-    let form = tokio::time::timeout(BODY_TIME, Form::read(multipart)).await;
-    let form =
-        form.map_err(|_| ApiError::slow(format!("the request took over {} s to arrive", BODY_TIME.as_secs())))??;
+    let patience = app.config.patience;
+    let mut form = tokio::time::timeout(patience.body, Form::read(multipart, patience.stall, &app.uploads))
+        .await
+        .map_err(|_| ApiError::slow(format!("the request took over {:?} to arrive", patience.body)))??;
+    // Only now: who sends slowly keeps nobody else from a place.
+    let place = Arc::clone(&app.requests).try_acquire_owned().map_err(|_| full())?;
     if !app.is_model(&form.model) {
         return Err(ApiError::no_model(&form.model.chars().take(80).collect::<String>()));
     }
-    let settings = form.choice.settings(&app.recognizer.default_adaptation())?;
+    let settings = app.adaptation(&form.choice)?;
     let (send, progress) = unbounded_channel();
-    let mut form = form;
     let file = (std::mem::take(&mut form.file), form.extension.take());
-    let (recognizer, most) = (app.recognizer.clone(), app.config.most_seconds);
     let seat = Arc::new(app.pool.seat());
-    Job::new(recognizer, settings.clone(), most, file, send, seat).submit();
+    let order = Order {
+        recognizer: app.recognizer.clone(),
+        settings: settings.clone(),
+        decoding: form.decoding(app),
+        most_seconds: app.config.most_seconds,
+        deadline,
+        _place: (place, std::mem::take(&mut form.share)),
+    };
+    Job::new(order, file, send, Arc::clone(&seat)).submit();
     let running = Running {
         app: Arc::clone(app),
         progress,
         deadline,
-        _permit: permit,
+        seat,
     };
     if form.stream {
         return streamed(running).await;
@@ -89,19 +100,28 @@ async fn answer(
     Ok(form.render(app, &settings, &transcript))
 }
 
+type End = (f64, Option<SpokenLanguage>);
+
 /// A job, as its request sees it.
 struct Running {
     app: Arc<App>,
     progress: UnboundedReceiver<Progress>,
     deadline: tokio::time::Instant,
-    _permit: OwnedSemaphorePermit,
+    seat: Arc<Seat>,
+}
+
+impl Drop for Running {
+    /// Nobody waits for the job any more: it gives up its turn, and its place with it.
+    fn drop(&mut self) {
+        self.seat.leave();
+    }
 }
 
 impl Running {
-    /// The next utterance, or at the end the seconds heard.
-    async fn next(&mut self) -> Result<Result<Utterance, f64>, ApiError> {
-        let late = |_| ApiError::unavailable("The transcription took too long, and was given up");
-        match timeout_at(self.deadline, self.progress.recv()).await.map_err(late)? {
+    /// The next utterance, or at the end the seconds heard and the language.
+    async fn next(&mut self) -> Result<Result<Utterance, End>, ApiError> {
+        let came = timeout_at(self.deadline, self.progress.recv()).await;
+        match came.map_err(|_| ApiError::late())? {
             Some(Progress::Utterance(utterance)) => {
                 self.app.metrics.utterance(utterance.end - utterance.start);
                 if self.app.config.log_text {
@@ -109,7 +129,7 @@ impl Running {
                 }
                 Ok(Ok(*utterance))
             }
-            Some(Progress::Done(seconds)) => Ok(Err(seconds)),
+            Some(Progress::Done(seconds, language)) => Ok(Err((seconds, language))),
             Some(Progress::Failed(error)) => Err(error),
             // The task panicked: hostile audio, most likely.
             None => Err(ApiError::invalid("file", "the recording cannot be decoded")),
@@ -121,8 +141,8 @@ impl Running {
         loop {
             match self.next().await? {
                 Ok(utterance) => transcript.utterances.push(utterance),
-                Err(duration) => {
-                    transcript.duration = duration;
+                Err((duration, language)) => {
+                    (transcript.duration, transcript.language) = (duration, language);
                     return Ok(transcript);
                 }
             }
@@ -163,6 +183,25 @@ async fn streamed(mut running: Running) -> Result<Response, ApiError> {
 }
 
 impl Form {
+    /// What of the form a Whisper's decoder heeds.
+    fn decoding(&self, app: &App) -> DecodingOptions {
+        let default = DecodingOptions::default();
+        if !app.recognizer.is_whisper() {
+            return default;
+        }
+        DecodingOptions {
+            language: self.language.clone(),
+            initial_prompt: self.prompt.clone(),
+            temperature: match self.temperature {
+                // As OpenAI's: it may rise by itself.
+                Some(temperature) if temperature > 0.0 => vec![temperature],
+                _ => default.temperature,
+            },
+            word_timestamps: self.words,
+            ..default
+        }
+    }
+
     fn render(&self, app: &App, settings: &AdaptationConfig, transcript: &Transcript) -> Response {
         let document = Document {
             file: "",
@@ -177,7 +216,9 @@ impl Form {
             (StatusCode::OK, [(header::CONTENT_TYPE, kind)], format.render(&document)).into_response()
         };
         match self.format {
-            ResponseFormat::Json => Json(json!({ "text": transcript.text() })).into_response(),
+            ResponseFormat::Json => {
+                Json(json!({ "text": transcript.text(), "usage": usage(transcript) })).into_response()
+            }
             ResponseFormat::Text => {
                 let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
                 (kind, transcript.text() + "\n").into_response()
@@ -222,9 +263,11 @@ impl Form {
             segment
         };
         let word = |word: &crate::Word| json!({ "word": word.word, "start": word.start, "end": word.end, "confidence": word.confidence });
+        let language = transcript.language.as_ref().map(|language| language.code.as_str());
         let mut verbose = json!({
             "task": "transcribe", "duration": transcript.duration, "text": transcript.text(),
-            "language": self.language.clone().unwrap_or_else(|| app.language().into()),
+            "language": language.or(self.language.as_deref()).unwrap_or(app.language()),
+            "usage": usage(transcript),
         });
         if self.segments || !self.words {
             verbose["segments"] = transcript.utterances.iter().enumerate().map(segment).collect();
@@ -239,4 +282,9 @@ impl Form {
         }
         verbose
     }
+}
+
+/// What was heard, as OpenAI bills it.
+fn usage(transcript: &Transcript) -> Value {
+    json!({ "type": "duration", "seconds": transcript.duration })
 }

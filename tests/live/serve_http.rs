@@ -1,12 +1,11 @@
 //! The server over HTTP: OpenAI's shapes, its errors, and what a hostile client can do.
 
-use super::server::{Server, answer, eventually};
-use crate::cli_support::{aurist, short_clip};
+use super::server::{Server, answer, eventually, form};
+use crate::cli_support::{aurist, clips, short_clip};
 use predicates::str::contains;
 use proptest::prelude::*;
 use std::fs;
-use std::io::{Read, Write};
-use std::process::Command;
+use std::io::Write;
 use std::time::Duration;
 
 const QUICK: [(&str, &str); 2] = [("model", "whisper-1"), ("adapt", "none")];
@@ -124,6 +123,18 @@ fn errors_are_as_openai_clients_expect_them() {
     assert_eq!(server.transcribe(&clip(), &QUICK, "").status, 413);
     assert_eq!(server.get("/../../etc/passwd", "").status, 404);
     assert_eq!(server.get("/v1/models/../../etc/passwd", "").status, 404);
+    let wrong_method = server.get("/v1/audio/transcriptions", "");
+    assert_eq!(
+        (wrong_method.status, wrong_method.json()["error"]["type"].as_str()),
+        (405, Some("invalid_request_error"))
+    );
+    // A method that the model does not have.
+    let adapt = [("model", "aurist"), ("adapt", "sequence-entropy")];
+    let refused = server.transcribe(b"x", &adapt, "");
+    assert_eq!(
+        (refused.status, refused.json()["error"]["param"].as_str()),
+        (400, Some("adapt"))
+    );
     let plain = server.raw(b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}");
     assert_eq!(
         (plain.status, plain.json()["error"]["type"].as_str()),
@@ -147,8 +158,10 @@ fn strangers_are_kept_out() {
     assert_eq!(server.get("/v1/models", foreign).status, 403);
     let own = format!("Authorization: Bearer secret\r\nOrigin: http://{}\r\n", server.address);
     assert_eq!(server.get("/v1/models", &own).status, 200);
-    let mut many = (0..10).map(|_| server.get("/v1/models", "Authorization: Bearer secret\r\n"));
+    // Guesses count too.
+    let mut many = (0..10).map(|_| server.get("/v1/models", "Authorization: Bearer guess\r\n"));
     let refused = many.find(|answer| answer.status == 429).expect("a limit");
+    assert_eq!(server.get("/healthz", "").status, 200);
     assert!(
         refused.head.to_ascii_lowercase().contains("retry-after: "),
         "{}",
@@ -158,6 +171,19 @@ fn strangers_are_kept_out() {
     let open = Server::start(&["--allow-origin", "https://example.org"]);
     let rebound = b"GET /v1/models HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
     assert_eq!(open.raw(rebound).status, 403);
+    let preflight = format!(
+        "OPTIONS /v1/audio/transcriptions HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nOrigin: https://example.org\r\n\
+         Access-Control-Request-Headers: authorization, x-stainless-lang\r\n\r\n",
+        open.address
+    );
+    let preflight = open.raw(preflight.as_bytes());
+    assert!(
+        preflight
+            .head
+            .contains("access-control-allow-headers: authorization, x-stainless-lang"),
+        "{}",
+        preflight.head
+    );
     let allowed = open.get("/v1/models", "Origin: https://example.org\r\n");
     assert!(
         allowed.status == 200
@@ -167,30 +193,77 @@ fn strangers_are_kept_out() {
     );
 }
 
+/// All clips again and again, each an utterance: much work in small pieces.
+fn long_recording() -> Vec<u8> {
+    let pause = vec![0.0; 56_000];
+    let once = clips().into_iter().flat_map(|clip| {
+        let clip = aurist::audio::read_all(&clip).expect("audio");
+        [clip, pause.clone()].concat()
+    });
+    let samples = once.collect::<Vec<f32>>().repeat(12);
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("long.wav");
+    aurist::audio::mix::write_wav(&path, &samples).expect("a recording");
+    fs::read(path).expect("a file")
+}
+
 #[test]
 fn more_requests_than_allowed_are_told_to_come_back() {
     let server = Server::start(&["--max-requests", "1"]);
-    let head = format!(
-        "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: {}\r\nContent-Type: multipart/form-data; boundary=xyz\r\n\
-         Content-Length: 1000\r\n\r\n--xyz",
-        server.address
+    let adapted = form(
+        &long_recording(),
+        &[("model", "aurist"), ("adapt", "suta"), ("steps", "5")],
     );
-    let (mut slow, mut refused) = (None, None);
+    let mut long = server.connect();
+    long.write_all(&server.posted(&adapted, "")).expect("sent");
+    // A form without a file takes no place.
+    let mut refused = None;
     eventually("its place is taken", || {
-        // One that never sends its body holds the only place, unless the request before it still had that: then it was
-        // itself refused, and tries again.
-        let mut begun = server.connect();
-        begun.write_all(head.as_bytes()).expect("sent");
-        slow = Some(begun);
-        std::thread::sleep(Duration::from_millis(100));
-        refused = Some(server.transcribe(&clip(), &QUICK, "")).filter(|answer| answer.status == 429);
+        refused = Some(server.post_form(b"--xyz--\r\n", "")).filter(|answer| answer.status == 429);
         refused.is_some()
     });
     let refused = refused.expect("an answer");
     assert!(refused.head.to_ascii_lowercase().contains("retry-after: "));
-    // It gives up: its place is free at once.
-    drop(slow);
+    assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
+    // It gives up: its place is free after the utterance that is being computed.
+    drop(long);
     eventually("its place is free", || {
+        server.transcribe(&clip(), &QUICK, "").status == 200
+    });
+}
+
+/// Sixteen of them used to keep everybody else out.
+#[test]
+fn uploads_that_do_not_come_hold_no_place() {
+    let server = Server::start(&["--max-requests", "1"]);
+    let request = server.posted(&form(&clip(), &QUICK), "");
+    let begin = || {
+        let mut begun = server.connect();
+        begun.write_all(&request[..request.len() / 2]).expect("sent");
+        begun
+    };
+    let unsent = [begin(), begin(), begin(), begin()];
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(server.transcribe(&clip(), &QUICK, "").status, 200);
+    drop(unsent);
+}
+
+/// A megabyte an upload, one place: there is no room for a second while the first is held.
+#[test]
+fn uploads_share_a_bounded_memory() {
+    let server = Server::start(&["--max-requests", "1", "--max-upload", "1"]);
+    let body = vec![0; 900_000];
+    let request = server.posted(&form(&body, &QUICK), "");
+    let mut begun = server.connect();
+    begun.write_all(&request[..800_000]).expect("sent");
+    let mut refused = None;
+    eventually("there is no room for another", || {
+        refused = Some(server.transcribe(&body, &QUICK, "")).filter(|answer| answer.status == 429);
+        refused.is_some()
+    });
+    assert!(refused.expect("an answer").text().contains("uploaded"));
+    drop(begun);
+    eventually("there is room again", || {
         server.transcribe(&clip(), &QUICK, "").status == 200
     });
 }
@@ -213,38 +286,12 @@ fn a_request_that_was_begun_is_finished_before_the_end() {
     begun.write_all(head.as_bytes()).expect("sent");
     begun.write_all(&body[..body.len() / 2]).expect("sent");
     std::thread::sleep(Duration::from_millis(200));
-    let terminated = Command::new("kill")
-        .args(["-TERM", &server.child.id().to_string()])
-        .status();
-    assert!(terminated.expect("kill").success());
+    server.terminate();
     std::thread::sleep(Duration::from_millis(200));
     begun.write_all(&body[body.len() / 2..]).expect("sent");
     let answer = answer(begun);
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert!(server.child.wait().expect("ended").success());
-}
-
-#[test]
-fn rapid_and_half_open_connections_leave_the_server_serving() {
-    let server = Server::start(&["--max-connections", "64", "--rate", "0"]);
-    let half_open: Vec<_> = (0..40).map(|_| server.connect()).collect();
-    for n in 0..2_000 {
-        let Ok(mut stream) = std::net::TcpStream::connect(&server.address) else {
-            continue;
-        };
-        if n % 3 == 0 {
-            let _ = stream.write_all(b"GET /he");
-        }
-    }
-    eventually("others are served", || server.get("/healthz", "").status == 200);
-    assert!(server.get("/metrics", "").text().contains("aurist_connections "));
-    // A half-open one is let go in the end.
-    let mut first = half_open.into_iter().next().expect("a connection");
-    first
-        .set_read_timeout(Some(Duration::from_secs(40)))
-        .expect("a time limit");
-    let mut rest = Vec::new();
-    assert!(first.read_to_end(&mut rest).is_ok(), "still open after 40 seconds");
+    assert!(server.ends_well());
 }
 
 #[test]

@@ -1,82 +1,17 @@
 //! The server over WebSocket: captions, policies, profiles, and what a hostile client can send.
 
 use super::server::{Server, eventually};
-use crate::cli_support::short_clip;
+use super::web_socket::{Client, speech};
 use proptest::prelude::*;
-use serde_json::{Value, json};
-use std::net::TcpStream;
-use std::time::Duration;
-use tungstenite::client::IntoClientRequest;
-use tungstenite::{Message, WebSocket};
+use serde_json::json;
+use tungstenite::Message;
 
-struct Client(WebSocket<TcpStream>);
-
-impl Client {
-    fn connect(server: &Server, headers: &[(&'static str, &str)]) -> Result<Self, u16> {
-        let mut request = format!("ws://{}/v1/stream", server.address)
-            .into_client_request()
-            .expect("a request");
-        for (name, value) in headers {
-            request.headers_mut().insert(*name, value.parse().expect("a header"));
-        }
-        let stream = server.connect();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(120)))
-            .expect("a time limit");
-        match tungstenite::client(request, stream) {
-            Ok((socket, _)) => Ok(Self(socket)),
-            Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => {
-                Err(answer.status().as_u16())
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    fn say(&mut self, value: &Value) {
-        self.0.send(Message::Text(value.to_string().into())).expect("sent");
-    }
-
-    fn sound(&mut self, samples: &[f32]) {
-        for piece in samples.chunks(1600) {
-            let bytes: Vec<u8> = piece
-                .iter()
-                .flat_map(|x| ((x * 32767.0) as i16).to_le_bytes())
-                .collect();
-            self.0.send(Message::Binary(bytes.into())).expect("sent");
-        }
-    }
-
-    /// The next message; `None` when the server has closed.
-    fn hear(&mut self) -> Option<Value> {
-        loop {
-            match self.0.read().ok()? {
-                Message::Text(text) => return Some(serde_json::from_str(&text).expect("JSON")),
-                Message::Close(_) => return None,
-                _ => {}
-            }
-        }
-    }
-
-    fn until(&mut self, kind: &str) -> Value {
-        loop {
-            let message = self.hear().unwrap_or_else(|| panic!("closed before {kind}"));
-            if message["type"] == kind {
-                return message;
-            }
-        }
-    }
-}
-
-fn speech() -> Vec<f32> {
-    let mut samples = aurist::audio::read_all(&short_clip()).expect("audio");
-    samples.extend(std::iter::repeat_n(0.0, 24_000));
-    samples
-}
+const PATH: &str = "/v1/stream";
 
 #[test]
 fn captions_policies_and_profiles() {
     let server = Server::start(&[]);
-    let mut client = Client::connect(&server, &[]).expect("connected");
+    let mut client = Client::connect(&server, PATH, &[]).expect("connected");
     // However slow the machine is, nothing is skipped.
     client.say(&json!({ "type": "start", "adapt": { "method": "csuta" }, "latency": 3600 }));
     assert_eq!(client.until("ready")["settings"]["method"], "csuta");
@@ -98,7 +33,7 @@ fn captions_policies_and_profiles() {
     assert_eq!(done["seconds"].as_f64(), Some(heard as f64 / 16_000.0), "{done}");
     assert_eq!(client.hear(), None);
 
-    let mut next = Client::connect(&server, &[]).expect("connected");
+    let mut next = Client::connect(&server, PATH, &[]).expect("connected");
     let start =
         json!({ "type": "start", "adapt": { "method": "csuta" }, "profile": "me", "encoding": "f32", "latency": 3600 });
     next.say(&start);
@@ -113,7 +48,7 @@ fn captions_policies_and_profiles() {
     assert!(revision["carried"]["updates"].as_u64() > Some(0), "{revision}");
     next.until("done");
 
-    let mut missing = Client::connect(&server, &[]).expect("connected");
+    let mut missing = Client::connect(&server, PATH, &[]).expect("connected");
     missing.say(&json!({ "type": "start", "profile": "nobody" }));
     assert!(
         missing.until("error")["message"]
@@ -126,35 +61,34 @@ fn captions_policies_and_profiles() {
 #[test]
 fn connections_are_checked_and_bounded() {
     let server = Server::start(&["--api-key", "secret", "--max-streams", "1"]);
-    assert_eq!(Client::connect(&server, &[]).err(), Some(401));
+    assert_eq!(Client::connect(&server, PATH, &[]).err(), Some(401));
     let foreign = [("authorization", "Bearer secret"), ("origin", "https://example.org")];
-    assert_eq!(Client::connect(&server, &foreign).err(), Some(403));
+    assert_eq!(Client::connect(&server, PATH, &foreign).err(), Some(403));
     let by_protocol = [("sec-websocket-protocol", "aurist.v1, aurist.key.secret")];
-    let mut first = Client::connect(&server, &by_protocol).expect("connected");
-    assert_eq!(Client::connect(&server, &by_protocol).err(), Some(429));
+    let mut first = Client::connect(&server, PATH, &by_protocol).expect("connected");
+    assert_eq!(Client::connect(&server, PATH, &by_protocol).err(), Some(429));
     first.say(&json!({ "type": "start" }));
     first.until("ready");
     first.say(&json!({ "type": "finish" }));
     first.until("done");
     assert_eq!(first.hear(), None);
     drop(first);
-    eventually("its place is free", || Client::connect(&server, &by_protocol).is_ok());
+    eventually("its place is free", || {
+        Client::connect(&server, PATH, &by_protocol).is_ok()
+    });
 }
 
 #[cfg(unix)]
 #[test]
 fn at_the_servers_end_a_stream_gets_its_last_captions() {
     let mut server = Server::start(&[]);
-    let mut client = Client::connect(&server, &[]).expect("connected");
+    let mut client = Client::connect(&server, PATH, &[]).expect("connected");
     client.say(&json!({ "type": "start", "adapt": { "method": "none" } }));
     client.until("ready");
     let samples = speech();
     client.sound(&samples[..samples.len() - 24_000]);
     client.until("partial");
-    let terminated = std::process::Command::new("kill")
-        .args(["-TERM", &server.child.id().to_string()])
-        .status();
-    assert!(terminated.expect("kill").success());
+    server.terminate();
     assert!(
         client.until("final")["text"]
             .as_str()
@@ -162,7 +96,7 @@ fn at_the_servers_end_a_stream_gets_its_last_captions() {
     );
     client.until("done");
     drop(client);
-    assert!(server.child.wait().expect("ended").success());
+    assert!(server.ends_well());
 }
 
 #[test]
@@ -195,7 +129,7 @@ fn any_messages_leave_the_server_serving() {
     let ran = runner.run(
         &(start, proptest::collection::vec(message, 0..12)),
         |(start, messages)| {
-            let mut client = Client::connect(&server, &[]).expect("connected");
+            let mut client = Client::connect(&server, PATH, &[]).expect("connected");
             if start {
                 client.say(&json!({ "type": "start" }));
             }
@@ -211,12 +145,12 @@ fn any_messages_leave_the_server_serving() {
     );
     ran.expect("all sent");
     // Bytes that are no WebSocket frames at all.
-    let mut client = Client::connect(&server, &[]).expect("connected");
+    let mut client = Client::connect(&server, PATH, &[]).expect("connected");
     for n in 0..20_u8 {
         let _ = std::io::Write::write_all(client.0.get_mut(), &[n.wrapping_mul(37), 0xff, n, 0x7f, 0xff, 0xff]);
     }
     drop(client);
-    let mut last = Client::connect(&server, &[]).expect("connected");
+    let mut last = Client::connect(&server, PATH, &[]).expect("connected");
     last.say(&json!({ "type": "start", "adapt": { "method": "none" } }));
     last.sound(&speech());
     last.say(&json!({ "type": "finish" }));

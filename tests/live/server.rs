@@ -1,13 +1,17 @@
 //! A server of the tests' own, and a small HTTP client.
 
+use aurist::Recognizer;
+use aurist::serve::{ServeConfig, serve};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 pub(crate) struct Server {
-    pub(crate) child: Child,
+    /// Where it is a process of its own.
+    child: Option<Child>,
     /// 127.0.0.1:PORT
     pub(crate) address: String,
 }
@@ -45,7 +49,44 @@ impl Server {
             .find_map(|line| line.strip_prefix("listening on http://").map(String::from))
             .expect("the server listens");
         std::thread::spawn(move || lines.for_each(drop));
+        let child = Some(child);
         Self { child, address }
+    }
+
+    /// One in this process, for as long as that lives, with the settings that the command has no options for.
+    pub(crate) fn with(config: ServeConfig) -> Self {
+        static MODEL: OnceLock<Recognizer> = OnceLock::new();
+        let recognizer = MODEL.get_or_init(|| Recognizer::bundled().expect("the bundled model"));
+        let (send, address) = std::sync::mpsc::channel();
+        let listening = move |address| send.send(address).expect("somebody waits");
+        std::thread::spawn(move || serve(recognizer.clone(), config, listening).expect("served"));
+        Self {
+            child: None,
+            address: address.recv().expect("the server listens").to_string(),
+        }
+    }
+
+    /// Asks its process to end.
+    #[cfg(unix)]
+    pub(crate) fn terminate(&self) {
+        let child = self.child.as_ref().expect("a process");
+        let terminated = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        assert!(terminated.expect("kill").success());
+    }
+
+    /// Waits for its process; whether all was well.
+    pub(crate) fn ends_well(&mut self) -> bool {
+        let child = self.child.as_mut().expect("a process");
+        child.wait().expect("ended").success()
+    }
+
+    /// A metric's value.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics", "").text();
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in {text}"))
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
@@ -71,35 +112,47 @@ impl Server {
 
     /// Posts a form to the transcriptions: fields, and the file.
     pub(crate) fn transcribe(&self, file: &[u8], fields: &[(&str, &str)], headers: &str) -> Answer {
-        let mut body = Vec::new();
-        for (name, value) in fields {
-            let part = format!("--xyz\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
-            body.extend_from_slice(part.as_bytes());
-        }
-        let part = "--xyz\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n";
-        body.extend_from_slice(part.as_bytes());
-        body.extend_from_slice(file);
-        body.extend_from_slice(b"\r\n--xyz--\r\n");
-        self.post_form(&body, headers)
+        self.post_form(&form(file, fields), headers)
     }
 
     pub(crate) fn post_form(&self, body: &[u8], headers: &str) -> Answer {
+        self.raw(&self.posted(body, &format!("Connection: close\r\n{headers}")))
+    }
+
+    /// A form as it goes over the wire.
+    pub(crate) fn posted(&self, body: &[u8], headers: &str) -> Vec<u8> {
         let mut request = format!(
-            "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}\
+            "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: {}\r\n{headers}\
              Content-Type: multipart/form-data; boundary=xyz\r\nContent-Length: {}\r\n\r\n",
             self.address,
             body.len()
         )
         .into_bytes();
         request.extend_from_slice(body);
-        self.raw(&request)
+        request
     }
+}
+
+/// A form's body: fields, and the file.
+pub(crate) fn form(file: &[u8], fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (name, value) in fields {
+        let part = format!("--xyz\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+        body.extend_from_slice(part.as_bytes());
+    }
+    let part = "--xyz\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n";
+    body.extend_from_slice(part.as_bytes());
+    body.extend_from_slice(file);
+    body.extend_from_slice(b"\r\n--xyz--\r\n");
+    body
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

@@ -120,6 +120,11 @@ impl<B: DecoderBackend> WhisperDecoder<B> {
         &self.options
     }
 
+    /// From now on takes the language for known, or detects it.
+    pub fn set_language(&mut self, code: Option<String>) {
+        self.options.language = code;
+    }
+
     /// Log-mel frames `[frames, bands]` of a whole recording as text; `None` where `progress` stopped it.
     pub fn transcribe(
         &mut self,
