@@ -12,7 +12,7 @@ use tokio::sync::watch;
 fn app() -> Arc<App> {
     static APP: OnceLock<Arc<App>> = OnceLock::new();
     let app = || {
-        let recognizer = Recognizer::bundled().unwrap();
+        let recognizer = Recognizer::bundled(crate::Bundled::TinyEnCtc).unwrap();
         let pool = Pool::new(&recognizer, 1, 1).unwrap();
         let (_, ending) = watch::channel(false);
         Arc::new(App::new(recognizer, pool, ServeConfig::default(), ending))
