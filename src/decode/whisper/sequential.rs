@@ -197,18 +197,13 @@ impl<B: DecoderBackend> Transcriber<'_, B> {
                 windows.push(self.begin(window, index, recording));
             }
             let mut asked = Vec::with_capacity(windows.len());
-            for (window, recording) in recordings
-                .iter_mut()
-                .enumerate()
-                .filter(|(index, _)| windows.iter().any(|window| window.recording == *index))
-                .map(|(_, recording)| recording)
-                .enumerate()
-            {
-                asked.push(Asked {
+            for (index, recording) in recordings.iter_mut().enumerate() {
+                let begun = windows.iter().position(|begun| begun.recording == index);
+                asked.extend(begun.map(|window| Asked {
                     window,
                     prompt: &windows[window].timed,
                     rng: &mut recording.rng,
-                });
+                }));
             }
             let decoded = self
                 .network
