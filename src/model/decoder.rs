@@ -5,11 +5,15 @@
 //! computed once a window and shared by the window's hypotheses. Several windows can be decoded side by side.
 
 mod backward;
+mod plan;
+
+pub use plan::DecoderActivations;
 
 use super::layers::{LayerNorm, LinearLayer, copy};
 use super::tensors::{Kind, OperandId, Place, WeightsBuilder};
 use super::{ModelError, Parameters};
-use crate::engine::{Arena, ArenaPlan, CrossAttention, DecoderBackend, Linear, Slot};
+use crate::engine::{Arena, CrossAttention, DecoderBackend, Linear, Slot};
+use plan::LayerActivations;
 
 /// A decoder's sizes; its width is the encoder's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,91 +75,6 @@ pub struct Row {
     pub hypothesis: usize,
     /// Tokens that it has.
     pub position: usize,
-}
-
-/// Where the activations and the kept keys and values lie.
-pub struct DecoderActivations {
-    rows: usize,
-    windows: usize,
-    /// Of all windows.
-    hypotheses: usize,
-    source_rows: usize,
-    layers: Vec<LayerActivations>,
-    /// The last layer's output.
-    output: Slot,
-    statistics: Slot,
-    // Scratch, overwritten by each layer.
-    normed: Slot,
-    kv: Slot,
-    wide: Slot,
-    scratch: Slot,
-    logits: Slot,
-    moved: Slot,
-    backward: Option<backward::Gradients>,
-}
-
-/// What a plan is for.
-#[derive(Clone, Copy)]
-struct Sizes {
-    source_rows: usize,
-    windows: usize,
-    /// Of all windows.
-    hypotheses: usize,
-    rows: usize,
-    /// Those whose keys and values are kept.
-    positions: usize,
-}
-
-/// A layer's; without a backward pass all layers share what need not outlive a call.
-#[derive(Clone, Copy)]
-struct LayerActivations {
-    input: Slot,
-    q: Slot,
-    own_part: PartActivations,
-    /// The queries to the encoder's output, `[rows, D]`; every layer's own.
-    cross_q: Slot,
-    cross_part: PartActivations,
-    /// What the feed-forward part reads.
-    ffn_input: Slot,
-    ffn_statistics: Slot,
-    pre: Slot,
-    /// Keys and values of what was decoded, kept from call to call, `[hypotheses, positions, 2, D]`.
-    own: Slot,
-    /// Those of the encoder's output, `[windows, source rows, 2, D]`.
-    source: Slot,
-}
-
-/// An attention part's, with its norm's; what it reads is the slot before it.
-#[derive(Clone, Copy)]
-struct PartActivations {
-    statistics: Slot,
-    attended: Slot,
-    log_sum_exp: Slot,
-    /// With the residual.
-    sum: Slot,
-}
-
-impl DecoderActivations {
-    /// The last call's queries of a layer to the encoder's output, `[rows, D]`: alignment reads them.
-    pub fn cross_queries(&self, layer: usize) -> Slot {
-        self.layers[layer].cross_q
-    }
-
-    /// A layer's keys and values of a window's encoder output, `[source rows, 2, D]`.
-    pub fn source(&self, layer: usize, window: usize) -> Slot {
-        let kept = self.layers[layer].source;
-        let len = kept.len / self.windows;
-        kept.part(window * len, len)
-    }
-
-    /// The window that a hypothesis belongs to.
-    fn window_of(&self, hypothesis: usize) -> usize {
-        hypothesis / (self.hypotheses / self.windows)
-    }
-
-    fn next(&self, index: usize) -> Slot {
-        self.layers.get(index + 1).map_or(self.output, |next| next.input)
-    }
 }
 
 impl Decoder {
@@ -220,103 +139,6 @@ impl Decoder {
             heads: self.config.heads,
             head_dim: self.width / self.config.heads,
             causal,
-        }
-    }
-
-    /// Slots for so many windows of encoder output of so many rows, so many hypotheses of each, and calls of at most
-    /// `rows` tokens.
-    pub fn plan<B: DecoderBackend>(
-        &self,
-        backend: &B,
-        source_rows: usize,
-        (windows, hypotheses): (usize, usize),
-        rows: usize,
-    ) -> (ArenaPlan, DecoderActivations) {
-        let hypotheses = windows * hypotheses;
-        let mut plan = ArenaPlan::default();
-        let shared = self.layer_slots(&mut plan, rows.max(hypotheses));
-        let layer = |plan: &mut ArenaPlan| LayerActivations {
-            cross_q: plan.slot(rows.max(hypotheses) * self.width),
-            ..shared
-        };
-        let sizes = Sizes {
-            source_rows,
-            windows,
-            hypotheses,
-            rows: rows.max(hypotheses),
-            positions: self.config.positions,
-        };
-        let mut activations = self.plan_with(backend, &mut plan, sizes, layer);
-        activations.logits = plan.slot(hypotheses * self.config.vocab_size);
-        activations.moved = plan.slot(hypotheses * self.config.positions * 2 * self.width);
-        (plan, activations)
-    }
-
-    /// What a call of so many tokens needs of a layer.
-    fn layer_slots(&self, plan: &mut ArenaPlan, rows: usize) -> LayerActivations {
-        let (d, heads) = (self.width, self.config.heads);
-        let part = |plan: &mut ArenaPlan| PartActivations {
-            statistics: plan.slot(rows * 2),
-            attended: plan.slot(rows * d),
-            log_sum_exp: plan.slot(rows * heads),
-            sum: plan.slot(rows * d),
-        };
-        let (own_part, cross_part) = (part(plan), part(plan));
-        LayerActivations {
-            input: plan.slot(rows * d),
-            q: plan.slot(rows * d),
-            own_part,
-            cross_q: plan.slot(rows * d),
-            cross_part,
-            ffn_input: cross_part.sum,
-            ffn_statistics: plan.slot(rows * 2),
-            pre: plan.slot(rows * self.config.ffn),
-            own: plan.slot(0),
-            source: plan.slot(0),
-        }
-    }
-
-    /// Everything but the logits.
-    fn plan_with<B: DecoderBackend>(
-        &self,
-        backend: &B,
-        plan: &mut ArenaPlan,
-        sizes: Sizes,
-        layer: impl Fn(&mut ArenaPlan) -> LayerActivations,
-    ) -> DecoderActivations {
-        let d = self.width;
-        let Sizes {
-            source_rows,
-            windows,
-            hypotheses,
-            rows,
-            positions,
-        } = sizes;
-        let scratch = [
-            self.attention(rows, source_rows, false),
-            self.attention(rows, positions, true),
-        ];
-        let scratch = scratch.map(|shape| backend.cross_attention_scratch(shape));
-        let layers = (0..self.config.layers).map(|_| LayerActivations {
-            own: plan.slot(hypotheses * positions * 2 * d),
-            source: plan.slot(windows * source_rows * 2 * d),
-            ..layer(plan)
-        });
-        DecoderActivations {
-            rows,
-            windows,
-            hypotheses,
-            source_rows,
-            layers: layers.collect(),
-            output: plan.slot(rows * d),
-            statistics: plan.slot(rows * 2),
-            normed: plan.slot(rows * d),
-            kv: plan.slot(rows * 2 * d),
-            wide: plan.slot(rows * self.config.ffn),
-            scratch: plan.slot(scratch[0].max(scratch[1])),
-            logits: plan.slot(0),
-            moved: plan.slot(0),
-            backward: None,
         }
     }
 

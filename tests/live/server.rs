@@ -56,7 +56,8 @@ impl Server {
     /// One in this process, for as long as that lives, with the settings that the command has no options for.
     pub(crate) fn with(config: ServeConfig) -> Self {
         static MODEL: OnceLock<Recognizer> = OnceLock::new();
-        let recognizer = MODEL.get_or_init(|| Recognizer::bundled(aurist::Bundled::TinyEnCtc).expect("the bundled model"));
+        let recognizer =
+            MODEL.get_or_init(|| Recognizer::bundled(aurist::Bundled::TinyEnCtc).expect("the bundled model"));
         let (send, address) = std::sync::mpsc::channel();
         let listening = move |address| send.send(address).expect("somebody waits");
         std::thread::spawn(move || serve(recognizer.clone(), config, listening).expect("served"));

@@ -1,8 +1,9 @@
 //! Adapting a Whisper to one window: a few steps that lower what the decoder leaves open about its own text, then the
 //! text of the adapted model, unless evidence without labels speaks for the unadapted one's.
 
+use super::prompt::Prompt;
 use super::rules::Rules;
-use super::window::{Asked, DECODER, Decoded, Network, Prompt, compression_ratio};
+use super::window::{Asked, DECODER, Decoded, Network, compression_ratio};
 use super::{DecodingError, DecodingOptions};
 use crate::adapt::{AdaptedParameters, Snapshot, TokenTerms, TokenValue, sequence_entropy_terms, token_terms};
 use crate::engine::{AdamW, Arena, DecoderBackend};

@@ -4,6 +4,7 @@
 mod adaptation;
 mod alignment;
 mod options;
+mod prompt;
 mod rules;
 mod search;
 mod sequential;

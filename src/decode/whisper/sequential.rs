@@ -2,7 +2,8 @@
 //! recordings go side by side.
 
 use super::adaptation::{Heard, WindowAdaptation};
-use super::window::{Asked, Decoded, Network, Prompt};
+use super::prompt::Prompt;
+use super::window::{Asked, Decoded, Network};
 use super::{Decoding, DecodingError, DecodingOptions, SpokenLanguage, TIME_PRECISION};
 use crate::engine::DecoderBackend;
 use crate::model::Generation;

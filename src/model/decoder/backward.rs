@@ -1,7 +1,8 @@
 //! The decoder's backward pass: from the logits of a sequence that was run as a whole to every adapted operand, and to
 //! the encoder's output.
 
-use super::{Decoder, DecoderActivations, FIRST, LayerActivations, PartActivations, Sizes, positions_of};
+use super::plan::{LayerActivations, PartActivations, Sizes};
+use super::{Decoder, DecoderActivations, FIRST, positions_of};
 use crate::engine::{Arena, ArenaPlan, DecoderBackend, Linear, Slot};
 use crate::model::Parameters;
 use crate::model::layers::{add, copy, gelu, gelu_backward};
