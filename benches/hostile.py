@@ -297,7 +297,7 @@ async def main():
                      "partials": summary(delays["partial"]), "finals": summary(delays["final"]),
                      "memory": f"{before:.0f} to {server.resident():.0f}"})
 
-    kinds = [("nobody else", lambda: asyncio.sleep(30, "")), ("rapid", lambda: rapid(server)),
+    kinds = [("nobody else", lambda: asyncio.sleep(20, "")), ("rapid", lambda: rapid(server)),
              ("half_open", lambda: half_open(server)), ("slow_readers", lambda: slow_readers(server, wav)),
              ("slow_uploads", lambda: slow_uploads(server, wav)), ("garbage", lambda: garbage(server)),
              ("deaf_streams", lambda: deaf_streams(server, second))]

@@ -135,6 +135,7 @@ pub(super) fn run(typed: Arguments) -> Result<Exit, Failure> {
         profiles: typed.profiles,
         log_text: typed.log_text,
         patience: Patience::default(),
+        signals: true,
     };
     tracing_subscriber::fmt()
         .json()

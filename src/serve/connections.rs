@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) async fn serve(listener: TcpListener, app: Arc<App>, end: watch::Sender<bool>) {
     let routes = super::routes::routes(Arc::clone(&app));
     let connections = Arc::new(Semaphore::new(app.config.most_connections));
-    let mut asked = std::pin::pin!(asked_to_end());
+    let mut asked = std::pin::pin!(asked_to_end(app.config.signals));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -83,7 +83,7 @@ pub(super) async fn serve(listener: TcpListener, app: Arc<App>, end: watch::Send
                 tracing::warn!("ended before all was finished");
             }
         }
-        () = asked_to_end() => tracing::warn!("ended at once, as asked"),
+        () = asked_to_end(app.config.signals) => tracing::warn!("ended at once, as asked"),
     }
 }
 
@@ -98,7 +98,10 @@ fn permits(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-async fn asked_to_end() {
+async fn asked_to_end(by_signals: bool) {
+    if !by_signals {
+        return std::future::pending().await;
+    }
     #[cfg(unix)]
     {
         let terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());

@@ -59,6 +59,8 @@ pub struct ServeConfig {
     pub log_text: bool,
     /// How slow a peer may be.
     pub patience: Patience,
+    /// Whether Ctrl-C and SIGTERM end it: they are the whole process's, so not where the server is a part of another.
+    pub signals: bool,
 }
 
 impl Default for ServeConfig {
@@ -78,6 +80,7 @@ impl Default for ServeConfig {
             profiles: None,
             log_text: false,
             patience: Patience::default(),
+            signals: true,
         }
     }
 }
@@ -159,7 +162,7 @@ pub enum ServeError {
     Start(#[from] std::io::Error),
 }
 
-/// Serves until Ctrl-C (or SIGTERM), then finishes what was begun. `listening` is told the address once it is open.
+/// Serves until Ctrl-C or SIGTERM (see [`ServeConfig::signals`]), then finishes what was begun. `listening` is told the address once it is open.
 pub fn serve(
     recognizer: Recognizer,
     config: ServeConfig,

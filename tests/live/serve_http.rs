@@ -254,10 +254,13 @@ fn uploads_share_a_bounded_memory() {
     let server = Server::start(&["--max-requests", "1", "--max-upload", "1"]);
     let body = vec![0; 900_000];
     let request = server.posted(&form(&body, &QUICK), "");
-    let mut begun = server.connect();
-    begun.write_all(&request[..800_000]).expect("sent");
-    let mut refused = None;
+    let (mut begun, mut refused) = (None, None);
     eventually("there is no room for another", || {
+        // Unless the one before still had it: then this one was itself refused, and another is tried.
+        let mut held = server.connect();
+        held.write_all(&request[..800_000]).expect("sent");
+        begun = Some(held);
+        std::thread::sleep(Duration::from_millis(200));
         refused = Some(server.transcribe(&body, &QUICK, "")).filter(|answer| answer.status == 429);
         refused.is_some()
     });

@@ -13,16 +13,17 @@ use std::time::{Duration, Instant};
 const SECOND: Duration = Duration::from_secs(1);
 const QUICK: [(&str, &str); 2] = [("model", "aurist"), ("adapt", "none")];
 
-/// Seconds in place of minutes, and little that the system keeps for who does not read.
+/// Seconds in place of minutes, and as little as can be that the system keeps for who does not read.
 fn impatient() -> ServeConfig {
     ServeConfig {
         rate: 0,
+        signals: false,
         patience: Patience {
             head: SECOND,
             body: 3 * SECOND,
             stall: SECOND,
             ping: SECOND / 4,
-            send_buffer: 4096,
+            send_buffer: 1,
         },
         ..ServeConfig::default()
     }
@@ -32,7 +33,7 @@ fn impatient() -> ServeConfig {
 fn narrow(server: &Server) -> TcpStream {
     let address: SocketAddr = server.address.parse().expect("an address");
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.set_recv_buffer_size(2048).expect("a small buffer");
+    socket.set_recv_buffer_size(1).expect("a small buffer");
     socket.connect(&address.into()).expect("a connection");
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(60 * SECOND)).expect("a time limit");
@@ -72,7 +73,7 @@ fn trickle(mut stream: TcpStream, bytes: Vec<u8>) {
 fn long_recording() -> Vec<u8> {
     let word = aurist::audio::read_all(&clips()[1]).expect("audio");
     let mut samples = Vec::new();
-    for _ in 0..60 {
+    for _ in 0..120 {
         samples.extend_from_slice(&word[..16_000]);
         samples.extend(std::iter::repeat_n(0.0, 54_000));
     }
@@ -191,7 +192,7 @@ fn a_client_that_does_not_read_its_answer_holds_no_place() {
         rest.extend_from_slice(&piece[..count]);
     }
     let events = String::from_utf8_lossy(&rest);
-    assert!(events.matches("transcript.text.delta").count() > 50, "{events}");
+    assert!(events.matches("transcript.text.delta").count() > 100, "{events}");
     assert_eq!(events.matches("transcript.text.done").count(), 1);
 }
 
