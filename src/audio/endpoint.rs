@@ -118,6 +118,12 @@ impl Endpointer {
         self.open.as_ref().map(|open| (open.start, open.samples.as_slice()))
     }
 
+    /// Of the utterance being spoken, the samples up to its last frame of speech.
+    pub fn spoken(&self) -> usize {
+        let frames = self.open.as_ref().map_or(0, |open| open.frames.len() - open.silent);
+        frames * ENDPOINT_FRAME
+    }
+
     /// Samples held: the open utterance's, or those before one.
     pub fn buffered(&self) -> usize {
         let open = self.open.as_ref().map_or(0, |open| open.samples.len());

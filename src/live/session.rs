@@ -12,6 +12,9 @@ use std::time::Instant;
 
 /// Seconds of ended utterances that may wait to be recognised before the caller should wait.
 const BACKLOG: f64 = 60.0;
+/// Seconds after its last sound with which an utterance has been heard to its end: a partial hypothesis of more silence
+/// would be the same again.
+const SILENCE_HEARD: f64 = 0.2;
 /// Utterances that may wait to be adapted to; those that come then are skipped.
 const MOST_WAITING: usize = 4;
 
@@ -24,8 +27,18 @@ pub struct LiveSession {
     pending: Vec<f32>,
     /// The open utterance's length at which its next partial is due.
     next_partial: usize,
+    /// So many samples of it were in its last partial.
+    in_partial: usize,
     utterances: u64,
     level: f32,
+}
+
+/// An utterance that is being spoken, as far as it was heard.
+struct Unfinished {
+    utterance: u64,
+    start: f64,
+    samples: Vec<f32>,
+    at: Instant,
 }
 
 struct Shared {
@@ -46,6 +59,8 @@ struct State {
     /// Committed words of the utterance of this number.
     stable: (u64, StablePrefix),
     partial_asked: bool,
+    /// What it will be made of, until it is begun with.
+    unfinished: Option<Unfinished>,
     /// The last utterance that has ended: a partial of it would come too late.
     ended: u64,
     /// Tasks asked for and not done.
@@ -70,6 +85,7 @@ impl LiveSession {
             carried: None,
             stable: (0, StablePrefix::default()),
             partial_asked: false,
+            unfinished: None,
             ended: 0,
             outstanding: 0,
             backlog: 0.0,
@@ -87,6 +103,7 @@ impl LiveSession {
             endpointer: Endpointer::new(endpoint),
             pending: Vec::with_capacity(ENDPOINT_FRAME),
             next_partial: 0,
+            in_partial: 0,
             utterances: 0,
             level: 0.0,
         }
@@ -198,24 +215,35 @@ impl LiveSession {
 
     fn partial_if_due(&mut self) {
         let interval = self.shared.config.partial_interval;
-        let Some((start, samples)) = self.endpointer.open() else {
+        let Some((start, samples)) = self.endpointer.open().filter(|_| interval.is_finite()) else {
             return;
         };
-        if interval.is_infinite() || samples.len() < self.next_partial {
+        let utterance = self.utterances + 1;
+        let next = samples.len() + (interval.max(0.1) * f64::from(SAMPLE_RATE)) as usize;
+        let mut state = self.shared.lock();
+        if let Some(waiting) = state.unfinished.as_mut().filter(|of| of.utterance == utterance) {
+            // Its partial waits for its turn: it will be made of all that is heard by then.
+            waiting.samples.extend_from_slice(&samples[waiting.samples.len()..]);
+            waiting.at = Instant::now();
+            (self.next_partial, self.in_partial) = (next, samples.len());
             return;
         }
-        let asked = std::mem::replace(&mut self.shared.lock().partial_asked, true);
-        if asked {
-            // The one before is not ready: this one will be made when it is, of what was heard by then.
+        let is_heard = self.in_partial >= self.endpointer.spoken() + (SILENCE_HEARD * f64::from(SAMPLE_RATE)) as usize;
+        // While one is being made, the next has to wait for it.
+        if samples.len() < self.next_partial || is_heard || state.partial_asked {
             return;
         }
-        self.next_partial = samples.len() + (interval.max(0.1) * f64::from(SAMPLE_RATE)) as usize;
-        let (utterance, samples, at) = (self.utterances + 1, samples.to_vec(), Instant::now());
-        let release = Release::Partial;
+        state.partial_asked = true;
+        state.unfinished = Some(Unfinished {
+            utterance,
+            start: seconds(start),
+            samples: samples.to_vec(),
+            at: Instant::now(),
+        });
+        drop(state);
+        (self.next_partial, self.in_partial) = (next, samples.len());
         self.shared
-            .ask(Lane::Decode, false, utterance, release, move |shared, worker| {
-                shared.partial(worker, utterance, seconds(start), &samples, at)
-            });
+            .ask(Lane::Decode, false, utterance, Release::Partial, Shared::partial);
         if self.shared.config.lockstep {
             self.wait();
         }
@@ -223,7 +251,7 @@ impl LiveSession {
 
     fn ended(&mut self, segment: Segment) {
         self.utterances += 1;
-        self.next_partial = 0;
+        (self.next_partial, self.in_partial) = (0, 0);
         let (utterance, at) = (self.utterances, Instant::now());
         {
             let mut state = self.shared.lock();
@@ -271,7 +299,7 @@ impl Drop for Outstanding {
         state.outstanding -= 1;
         match self.release {
             Release::Nothing => {}
-            Release::Partial => state.partial_asked = false,
+            Release::Partial => (state.partial_asked, state.unfinished) = (false, None),
             Release::Backlog(waited) => state.backlog -= waited,
         }
         let failed = !self.is_done && !state.closed;
@@ -335,21 +363,24 @@ impl Shared {
         decoder.decode(samples, start, values.as_ref().map(|values| values.as_slice()))
     }
 
-    fn partial(
-        &self,
-        worker: &mut Worker,
-        utterance: u64,
-        start: f64,
-        samples: &[f32],
-        at: Instant,
-    ) -> Result<(), Error> {
-        let is_late = self.lock().ended >= utterance;
-        let hypothesis = (!is_late).then(|| self.decode(worker, samples, start));
-        let end = start + seconds(samples.len());
-        let mut state = self.lock();
-        let Some(hypothesis) = hypothesis.transpose()? else {
+    fn partial(self: &Arc<Self>, worker: &mut Worker) -> Result<(), Error> {
+        let unfinished = {
+            let mut state = self.lock();
+            let ended = state.ended;
+            state.unfinished.take().filter(|of| of.utterance > ended)
+        };
+        let Some(Unfinished {
+            utterance,
+            start,
+            samples,
+            at,
+        }) = unfinished
+        else {
             return Ok(());
         };
+        let hypothesis = self.decode(worker, &samples, start)?;
+        let end = start + seconds(samples.len());
+        let mut state = self.lock();
         if state.stable.0 != utterance {
             state.stable = (utterance, StablePrefix::default());
         }

@@ -33,11 +33,11 @@ pub(in crate::cli) struct Arguments {
     #[arg(long, value_name = "N", default_value = "1", requires = "input", value_parser = speed)]
     pub(super) speed: f64,
 
-    /// List the microphones, and end.
+    /// List the microphones, each with the system's identifier and its name, and end.
     #[arg(long)]
     pub(super) list_devices: bool,
 
-    /// The microphone whose name is NAME, or contains it [default: the system's].
+    /// The microphone whose identifier or name is NAME, or whose name contains it [default: the system's].
     #[arg(long, value_name = "NAME", conflicts_with = "input")]
     pub(super) device_name: Option<String>,
 

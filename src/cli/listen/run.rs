@@ -93,8 +93,14 @@ pub(in crate::cli) fn run(typed: Arguments) -> Result<Exit, Failure> {
 
 #[cfg(feature = "mic")]
 fn list_devices() -> Result<Exit, Failure> {
-    for name in super::microphone::names()? {
-        println!("{name}");
+    let devices = super::microphone::list()?;
+    let width = devices
+        .iter()
+        .map(|(identifier, _)| identifier.len())
+        .max()
+        .unwrap_or(0);
+    for (identifier, name) in devices {
+        println!("{identifier:width$}  {name}");
     }
     Ok(Exit::Done)
 }
