@@ -5,6 +5,7 @@
 mod cli_support;
 
 use cli_support::{aurist, clips, json_lines, short_clip};
+use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use serde_json::Value;
 use std::fs;
@@ -160,8 +161,17 @@ impl Machine {
 
     /// `aurist listen`, with what it keeps in a directory of that name.
     fn listen(&self, save: &str, options: &[&str]) -> Listening {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_aurist"))
-            .args(["listen", "--json", "--adapt", "none", "--save"])
+        // What never comes is not waited for for ever; `timeout` hands on signals and the exit code.
+        let mut child = Command::new("timeout")
+            .args([
+                "120",
+                env!("CARGO_BIN_EXE_aurist"),
+                "listen",
+                "--json",
+                "--adapt",
+                "none",
+                "--save",
+            ])
             .arg(self.path(save))
             .args(options)
             .env("ALSA_CONFIG_PATH", self.path("asound.conf"))
@@ -188,7 +198,10 @@ impl Listening {
     /// The next event of a type.
     fn until(&mut self, kind: &str) -> Value {
         loop {
-            let line = self.events.next().expect("more events").expect("a line");
+            let Some(Ok(line)) = self.events.next() else {
+                let told: Vec<String> = self.messages.by_ref().map_while(Result::ok).collect();
+                panic!("no more events: {told:?}");
+            };
             let event: Value = serde_json::from_str(&line).expect("JSON");
             if event["type"] == kind {
                 return event;
@@ -236,14 +249,20 @@ fn every_rate_and_number_of_channels_is_heard_as_the_file_is() {
     let of_file = said(json_lines(&of_file.get_output().stdout).last().expect("a revision"));
     let clip = aurist::audio::read_all(&short_clip()).expect("audio");
     let mut listening: Vec<(Format, Listening)> = FORMATS
-        .map(|format| (format, machine.listen(&format.id(), &["--device-name", &format.name()])))
+        .map(|format| {
+            (
+                format,
+                machine.listen(&format!("saved-{}", format.id()), &["--device-name", &format.name()]),
+            )
+        })
         .into();
     for (_, listening) in &mut listening {
         assert_eq!(said(&listening.until("revision")), of_file);
     }
     for (format, listening) in listening {
         listening.interrupt();
-        let heard = aurist::audio::read_all(&machine.path(&format.id()).join("audio.wav")).expect("audio");
+        let heard =
+            aurist::audio::read_all(&machine.path(&format!("saved-{}", format.id())).join("audio.wav")).expect("audio");
         assert!(heard.len() > clip.len(), "{}", heard.len());
         // From its first sample on, and none is lost.
         let residual = residual(&clip, &heard, format.gain());

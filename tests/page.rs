@@ -1,5 +1,6 @@
 //! The server's page in a headless Chromium whose microphone plays a real recording. Skipped, with a word, where there is no
-//! Chromium. Pictures of it are left in target/page/.
+//! Chromium. Pictures of it are left in target/page/. With AURIST_AXE=axe.min.js (of npm's axe-core) its accessibility is
+//! checked by that too.
 #![cfg(all(feature = "bundled-model", feature = "serve", unix))]
 
 #[path = "page/browser.rs"]
@@ -118,14 +119,20 @@ fn assert_named(browser: &mut Browser) {
     }
 }
 
-/// On a phone and on a screen, light and dark: nothing is wider than the window.
+/// On a phone and on a screen, light and dark: nothing is wider than the window, and axe-core, if there, has no complaint.
 fn look_at(browser: &mut Browser, name: &str) {
+    let axe = std::env::var_os("AURIST_AXE").map(|path| std::fs::read_to_string(path).expect("axe-core"));
     for (size, width, height) in [("screen", 1280, 900), ("phone", 390, 844)] {
         for scheme in ["light", "dark"] {
             browser.look(width, height, scheme);
             let fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth";
             assert_eq!(browser.eval(fits), json!(true), "{name} is wider than a {size}");
             browser.picture(&format!("{name}-{size}-{scheme}"));
+            if let Some(axe) = &axe {
+                browser.eval(&format!("{axe}; 0"));
+                let found = browser.text("axe.run().then((found) => JSON.stringify(found.violations))");
+                assert_eq!(found, "[]", "{name}, {size}, {scheme}");
+            }
         }
     }
     browser.look(1280, 900, "light");

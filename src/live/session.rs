@@ -8,7 +8,7 @@ use crate::audio::{ENDPOINT_FRAME, Endpointer, SAMPLE_RATE, Segment};
 use crate::decode::Hypothesis;
 use crate::{AdaptationConfig, Error, Recognizer, Utterance};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Seconds of ended utterances that may wait to be recognised before the caller should wait.
 const BACKLOG: f64 = 60.0;
@@ -408,7 +408,9 @@ impl Shared {
     ) -> Result<(), Error> {
         let start = seconds(segment.start);
         let end = start + seconds(segment.samples.len());
+        let begun = Instant::now();
         let whole = self.decode(worker, &segment.samples, start)?;
+        let pass_seconds = begun.elapsed().as_secs_f64();
         let (words, adaptation) = {
             let mut state = self.lock();
             let stable = std::mem::take(&mut state.stable);
@@ -440,6 +442,7 @@ impl Shared {
             end,
             text,
             whole,
+            pass_seconds,
             at,
         };
         match skipped {
@@ -470,7 +473,8 @@ impl Shared {
                 self.config.latency - waited
             },
             audio,
-            pass_cost: worker.pass_cost,
+            // The first time, as much as a pass without a way back took.
+            pass_cost: worker.pass_cost.or(Some(ended.pass_seconds / audio)),
         };
         let Some(allowed_steps) = budget.steps(adaptation.planned_steps()) else {
             self.skip(ended, Skipped::Behind);
@@ -482,6 +486,12 @@ impl Shared {
             None => session.begin_stream(),
         }
         session.limit_steps(allowed_steps);
+        // Whatever the estimate: where others have taken the cores meanwhile, it ends with the step that it is at.
+        let deadline = budget
+            .left
+            .is_finite()
+            .then(|| Instant::now() + Duration::from_secs_f64(budget.left));
+        session.limit_time(deadline);
         let result = session.transcribe_utterance(samples, ended.start)?;
         let carried = adaptation
             .method
@@ -535,5 +545,7 @@ struct Ended {
     text: String,
     /// The hypothesis of the whole, with nothing committed.
     whole: Hypothesis,
+    /// How long that took.
+    pass_seconds: f64,
     at: Instant,
 }

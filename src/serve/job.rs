@@ -93,6 +93,7 @@ impl Job {
             None => session.begin_stream(),
         }
         session.limit_steps(usize::MAX);
+        session.limit_time(None);
         let start = segment.start as f64 / f64::from(SAMPLE_RATE);
         let utterance = session
             .transcribe_utterance(&segment.samples, start)

@@ -58,11 +58,11 @@ pub(in crate::cli) struct Arguments {
     pub(super) latency: f64,
 
     /// Seconds of silence that end an utterance, 0.2 to 5.
-    #[arg(long, value_name = "SECONDS", default_value = "0.8", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "0.8", value_parser = hang_over)]
     pub(super) hang_over: f64,
 
-    /// The longest utterance in seconds, 2 or more.
-    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
+    /// The longest utterance in seconds, 2 or more; never more than the model takes.
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = longest)]
     pub(super) longest: f64,
 
     #[command(flatten)]
@@ -81,4 +81,16 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(value) if value > 0.0 && value <= 3600.0 => Ok(value),
         _ => Err("give seconds, more than 0 and at most 3600".into()),
     }
+}
+
+fn hang_over(text: &str) -> Result<f64, String> {
+    let within = |value: &f64| (0.2..=5.0).contains(value);
+    let value = text.parse::<f64>().ok().filter(within);
+    value.ok_or_else(|| "give seconds, from 0.2 to 5".into())
+}
+
+fn longest(text: &str) -> Result<f64, String> {
+    let within = |value: &f64| (2.0..=3600.0).contains(value);
+    let value = text.parse::<f64>().ok().filter(within);
+    value.ok_or_else(|| "give seconds, from 2 to 3600".into())
 }

@@ -167,6 +167,8 @@ impl Microphone {
         if is_over && samples.is_empty() && lost == 0 {
             self.gone_since = open.last;
             self.heard.push_back(Heard::Samples(open.rest()?));
+            // What was said up to here is an utterance, however long the device stays away.
+            self.heard.push_back(Heard::Gap(0.0));
             self.warnings.push("the microphone is gone; waiting for it".into());
         } else {
             self.open = Some(open);
