@@ -240,7 +240,7 @@ fn said(event: &Value) -> String {
 }
 
 #[test]
-fn every_rate_and_number_of_channels_is_heard_as_the_file_is() {
+fn a_microphone_of_any_rate_and_channels_is_heard_as_the_file_is() {
     let machine = Machine::new(&short_clip());
     let of_file = aurist()
         .args(["listen", "--json", "--adapt", "none", "--speed", "0", "--input"])

@@ -270,7 +270,7 @@ fn a_chosen_file_and_what_is_no_recording() {
     let Some(mut browser) = Browser::start(&short_clip()) else {
         return;
     };
-    let mut server = Server::start(&[]);
+    let server = Server::start(&[]);
     browser.open(&format!("http://{}/", server.address));
     let nonsense = folder.path().join("nonsense.wav");
     std::fs::write(&nonsense, "this is no recording").expect("a file");
@@ -309,7 +309,7 @@ fn a_chosen_file_and_what_is_no_recording() {
         "it listens",
         "document.getElementById('state').textContent.startsWith('Listening')",
     );
-    server.child.kill().expect("killed");
+    drop(server);
     browser.until(
         "it says so",
         "document.getElementById('error').textContent.includes('connection ended')",
