@@ -120,7 +120,7 @@ fn fetch(sound: &mut HeapCons<f32>, shared: &Shared) -> (Vec<f32>, usize) {
 /// An open device.
 struct Open {
     /// Sound comes for as long as it lives.
-    _stream: Stream,
+    stream: Stream,
     sound: HeapCons<f32>,
     shared: Arc<Shared>,
     resampler: Resampler,
@@ -170,6 +170,7 @@ impl Microphone {
             // What was said up to here is an utterance, however long the device stays away.
             self.heard.push_back(Heard::Gap(0.0));
             self.warnings.push("the microphone is gone; waiting for it".into());
+            open.close();
         } else {
             self.open = Some(open);
         }
@@ -224,13 +225,20 @@ impl Open {
         let stream = stream(&device, &config, ring).map_err(|error| error.to_string())?;
         stream.play().map_err(|error| error.to_string())?;
         Ok(Self {
-            _stream: stream,
+            stream,
             sound,
             shared,
             resampler,
             rate,
             last: Instant::now(),
         })
+    }
+
+    /// Closes a device that is gone, on a thread of its own: that may wait for ever for a sound server that has died.
+    fn close(self) {
+        let _ = std::thread::Builder::new()
+            .name("close".into())
+            .spawn(|| drop(self.stream));
     }
 
     fn resampled(&mut self, samples: &[f32]) -> Result<Vec<f32>, String> {
