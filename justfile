@@ -18,6 +18,25 @@ bench *arguments: reference-env
     cargo bench --bench growth --no-run
     {{python}} benches/all.py {{arguments}}
 
+# The microphone at a virtual ALSA device of each rate and number of channels (libasound2-dev and a C compiler)
+microphone:
+    cargo test --features mic --lib --test microphone -- microphone
+
+# The server's page in headless Chromium with a microphone that plays a recording; pictures in target/page/
+page:
+    cargo test --test page
+
+# How long captions take, with 1, 4 and 16 streams at once, of a NeMo-style manifest; `aurist serve` must be running
+live manifest *arguments: reference-env
+    {{python}} -m pip install --quiet websockets
+    {{python}} benches/live.py ws://127.0.0.1:8080/v1/stream {{manifest}} --streams 1,4,16 {{arguments}}
+
+# Half an hour of a live stream: memory and lag
+soak manifest *arguments: reference-env
+    {{python}} -m pip install --quiet websockets
+    cargo build --release
+    {{python}} benches/soak.py {{manifest}} {{arguments}}
+
 # Each operation's time at a model's sizes
 ops *arguments:
     cargo bench --bench ops -- {{arguments}}

@@ -1,23 +1,26 @@
-"""Live recognition measured: streamed against batch word error rate, latencies, several streams at once.
+"""Live recognition measured: how long captions take, with several streams at once.
 
-Plays a test set's recordings, one after the other with pauses, to a running server (`aurist serve`) in real time over
-WebSocket, and sends the same audio as one request. Needs `websockets`, `jiwer` and `soundfile`, and prints one JSON object.
+Plays a test set's clips, one after the other with pauses, to a running server (`aurist serve`) in real time over
+WebSocket, each stream its own draw of clips, and prints a Markdown table, a row for each number of streams. Needs
+`websockets`, `jiwer`, `numpy` and `soundfile`.
 
-    python benches/live.py ws://127.0.0.1:8080/v1/stream set.jsonl --seconds 180 --streams 4 --adapt suta
+    python benches/live.py ws://127.0.0.1:8080/v1/stream set.jsonl --streams 1,4,16 --seconds 60
 
 `set.jsonl` has `audio_filepath` (relative to it or to its parent) and `text` in each line.
+
+An utterance's speech ends with its last loud moment, which is known because it is looked for in the clip itself: what the
+model makes of it does not matter. Utterances cut at `longest` have no such end and are left out. A word's end is the
+recogniser's own time for it; its first partial is the first that has the same word within 0.3 s of it.
 """
 
 import argparse
 import asyncio
-import io
 import json
 import pathlib
 import random
 import re
 import statistics
 import time
-import urllib.request
 
 import jiwer
 import numpy as np
@@ -26,15 +29,17 @@ import websockets
 
 RATE = 16000
 PIECE = RATE // 25
+# The energy of speech is looked at in steps of 10 ms.
+STEP = RATE // 100
 
 
 def recording(path, seconds, seed, pause):
-    """Audio, and the reference words, of recordings drawn from a set until they fill so many seconds."""
+    """Audio, the reference words, and when in it somebody speaks, of clips drawn from a set until they fill so many seconds."""
     path = pathlib.Path(path)
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     random.Random(seed).shuffle(lines)
     noise = np.random.default_rng(seed)
-    parts, words, total = [], [], 0
+    parts, words, loud, total = [], [], [], 0
     for line in lines:
         if total >= seconds * RATE:
             break
@@ -45,11 +50,22 @@ def recording(path, seconds, seed, pause):
             import scipy.signal
 
             samples = scipy.signal.resample_poly(samples, RATE, rate).astype("float32")
-        parts += [samples, np.zeros(int(pause * RATE), "float32")]
-        total += len(samples) + len(parts[-1])
+        samples = samples[: len(samples) // STEP * STEP]
+        silence = np.zeros(round(pause * RATE) // STEP * STEP, "float32")
+        parts += [samples, silence]
+        loud += [speech(samples), np.zeros(len(silence) // STEP, bool)]
+        total += len(samples) + len(silence)
         words += normal(line["text"])
     audio = np.concatenate(parts)
-    return audio + noise.normal(0, 3e-4, len(audio)).astype("float32"), words
+    return audio + noise.normal(0, 3e-4, len(audio)).astype("float32"), words, np.concatenate(loud)
+
+
+def speech(samples):
+    """Of each 10 ms of a clip, whether it is loud: within 35 dB of its loud moments, and well above its quiet ones."""
+    power = 10 * np.log10(np.square(samples.reshape(-1, STEP)).mean(axis=1) + 1e-10)
+    above = power > max(np.percentile(power, 95) - 35, np.percentile(power, 5) + 8)
+    # A click is no speech: three of five.
+    return above & (np.convolve(above, np.ones(5), "same") >= 3)
 
 
 def normal(text):
@@ -62,37 +78,25 @@ def errors(reference, hypothesis):
     return found.substitutions + found.insertions + found.deletions
 
 
-def batch(address, audio, method):
-    """The same audio as one request."""
-    file = io.BytesIO()
-    soundfile.write(file, audio, RATE, format="WAV", subtype="PCM_16")
-    parts = [f'--b\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n'.encode()
-             for n, v in (("model", "aurist"), ("adapt", method))]
-    parts += [b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n', file.getvalue(), b"\r\n--b--\r\n"]
-    address = re.sub("^ws", "http", address).replace("/v1/stream", "/v1/audio/transcriptions")
-    request = urllib.request.Request(address, b"".join(parts), {"Content-Type": "multipart/form-data; boundary=b"})
-    begun = time.monotonic()
-    with urllib.request.urlopen(request) as answer:
-        text = json.load(answer)["text"]
-    return text, time.monotonic() - begun
-
-
 def pcm16(samples):
     return (np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
 
 
-async def stream(address, audio, method, speed=1.0):
-    """Plays audio in real time; gives the events with the stream's clock at their arrival."""
-    events, late = [], [0.0]
+async def stream(address, audio, method, on_event=None):
+    """Plays audio in real time; gives the events, with the stream's clock at their arrival, and how late this process
+    itself was at worst: by so much the delays may be too long."""
+    events, late = [], 0.0
     async with websockets.connect(address, max_size=None) as socket:
         await socket.send(json.dumps({"type": "start", "adapt": {"method": method}}))
-        assert json.loads(await socket.recv())["type"] == "ready"
+        ready = json.loads(await socket.recv())
+        assert ready["type"] == "ready", ready
         begun = time.monotonic()
 
         async def play():
+            nonlocal late
             for at in range(0, len(audio), PIECE):
-                due = begun + (at + PIECE) / RATE / speed
-                late[0] = max(late[0], time.monotonic() - due)
+                due = begun + (at + PIECE) / RATE
+                late = max(late, time.monotonic() - due)
                 await asyncio.sleep(max(0, due - time.monotonic()))
                 await socket.send(pcm16(audio[at : at + PIECE]))
             await socket.send('{"type":"finish"}')
@@ -100,87 +104,117 @@ async def stream(address, audio, method, speed=1.0):
         playing = asyncio.create_task(play())
         async for message in socket:
             event = json.loads(message)
-            event["at"] = (time.monotonic() - begun) * speed
+            event["at"] = time.monotonic() - begun
             events.append(event)
+            if on_event:
+                on_event(event)
         await playing
     assert events[-1]["type"] == "done", events[-1]
-    # Where this process itself was held up, the latencies say so much too much.
-    events[-1]["client_late"] = late[0]
-    return events
+    return events, late
 
 
-def latencies(events):
-    """From the end of an utterance's last word to its final and to its revision, and from each final word's end to the
-    first partial that has it there."""
-    finals, revisions, words = [], [], []
-    partials = {}
+def speech_ends(events, loud):
+    """When the speech of each utterance ended, of those that a silence ended."""
+    finals = sorted((event for event in events if event["type"] == "final"), key=lambda event: event["utterance"])
+    starts = [event["start"] for event in finals[1:]] + [float("inf")]
     ends = {}
+    for event, following in zip(finals, starts):
+        first, last = round(100 * event["start"]), round(100 * event["end"])
+        spoken = np.flatnonzero(loud[first:last])
+        if following - event["end"] > 0.05 and len(spoken):
+            ends[event["utterance"]] = (first + spoken[-1] + 1) / 100
+    return ends
+
+
+def latencies(events, loud):
+    """Seconds: from the end of speech to the final and to the revision, from each word's end to its first partial; and how
+    many of the finals' words no partial had."""
+    ends = speech_ends(events, loud)
+    partials, found, unseen = {}, {"final": [], "revision": [], "word": []}, 0
     for event in events:
         if event["type"] == "partial":
             partials.setdefault(event["utterance"], []).append(event)
-        elif event["type"] == "final" and event["words"]:
-            ends[event["utterance"]] = event["words"][-1]["end"]
-            finals.append(event["at"] - event["words"][-1]["end"])
+        elif event["type"] in ("final", "revision") and event["utterance"] in ends:
+            found[event["type"]].append(event["at"] - ends[event["utterance"]])
+        if event["type"] == "final":
             for word in event["words"]:
-                for partial in partials.get(event["utterance"], []):
-                    if any(w["word"] == word["word"] and abs(w["start"] - word["start"]) < 0.3 for w in partial["words"]):
-                        words.append(partial["at"] - word["end"])
-                        break
-        elif event["type"] == "revision" and event["utterance"] in ends:
-            revisions.append(event["at"] - ends[event["utterance"]])
-    return finals, revisions, words
+                has = (
+                    partial["at"]
+                    for partial in partials.get(event["utterance"], [])
+                    if any(w["word"] == word["word"] and abs(w["start"] - word["start"]) < 0.3 for w in partial["words"])
+                )
+                at = next(has, None)
+                if at is None:
+                    unseen += 1
+                else:
+                    found["word"].append(at - word["end"])
+    return found, unseen
 
 
-def summary(values):
+def spread(values):
+    """Median and 95th percentile."""
     if len(values) < 2:
-        return None
-    cut = statistics.quantiles(values, n=20, method="inclusive")
-    return {"n": len(values), "median": round(cut[9], 3), "p95": round(cut[18], 3), "max": round(max(values), 3)}
+        return "-"
+    cuts = statistics.quantiles(values, n=20, method="inclusive")
+    return f"{cuts[9]:.1f}, {cuts[18]:.1f}"
+
+
+def row(count, drawn, played):
+    """A row of the table."""
+    found, delays = {"final": [], "revision": [], "word": []}, {"final": [], "revision": []}
+    wrong = {"final": 0, "revision": 0}
+    words = unseen = behind = partials = 0
+    seconds = 0.0
+    for (audio, reference, loud), (events, _) in zip(drawn, played):
+        new, missed = latencies(events, loud)
+        for name, values in new.items():
+            found[name] += values
+        unseen += missed
+        words += len(reference)
+        seconds += sum(event["end"] - event["start"] for event in events if event["type"] == "final")
+        for kind in ("final", "revision"):
+            of_kind = sorted((e for e in events if e["type"] == kind), key=lambda e: e["utterance"])
+            wrong[kind] += errors(reference, normal(" ".join(e["text"] for e in of_kind)))
+            delays[kind] += [e["delay"] for e in of_kind]
+        partials += sum(e["type"] == "partial" for e in events)
+        behind += sum(e.get("skipped") == "behind" for e in events)
+    missing = unseen / max(1, unseen + len(found["word"]))
+    cells = [
+        count, len(delays["final"]), spread(found["final"]), spread(found["revision"]), spread(found["word"]),
+        f"{100 * missing:.0f} %", f"{partials / seconds:.1f}", spread(delays["final"]), spread(delays["revision"]), behind,
+        f"{100 * wrong['final'] / words:.1f}, {100 * wrong['revision'] / words:.1f}",
+        f"{max(late for _, late in played):.2f}",
+    ]
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+HEAD = (
+    "| streams | utterances | speech's end to final | to revision | word's end to partial | words in no partial "
+    "| partials a second of speech | `delay` of finals | of revisions | not adapted to | word error, finals and revisions "
+    "| this client late by |\n" + "|---" * 12 + "|"
+)
 
 
 async def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address")
     parser.add_argument("set")
-    parser.add_argument("--seconds", type=float, default=180)
-    parser.add_argument("--streams", type=int, default=1)
-    parser.add_argument("--adapt", default="suta")
-    parser.add_argument("--pause", type=float, default=1.2)
-    parser.add_argument("--speed", type=float, default=1.0)
-    parser.add_argument("--no-batch", action="store_true")
+    parser.add_argument("--seconds", type=float, default=60, help="of each stream (default 60)")
+    parser.add_argument("--streams", default="1", metavar="N,N,…", help="at once (default 1)")
+    parser.add_argument("--adapt", default="suta", metavar="METHOD")
+    parser.add_argument("--pause", type=float, default=1.2, metavar="S", help="after each clip (default 1.2)")
+    parser.add_argument("--events", metavar="FILE", help="keep every event, as JSON lines")
     typed = parser.parse_args()
-    drawn = [recording(typed.set, typed.seconds, seed, typed.pause) for seed in range(typed.streams)]
-    all_events = await asyncio.gather(*(stream(typed.address, audio, typed.adapt, typed.speed) for audio, _ in drawn))
-    report = {"streams": typed.streams, "adapt": typed.adapt, "seconds": round(sum(len(a) for a, _ in drawn) / RATE, 1)}
-    wrong = {"final": 0, "revision": 0, "unadapted": 0}
-    count, skipped, changed, utterances = 0, 0, 0, 0
-    report["client_late"] = round(max(events[-1]["client_late"] for events in all_events), 3)
-    gathered = [[], [], []]
-    for (_, reference), events in zip(drawn, all_events):
-        for into, values in zip(gathered, latencies(events)):
-            into += values
-        count += len(reference)
-        revisions = sorted((e for e in events if e["type"] == "revision"), key=lambda e: e["utterance"])
-        finals = [e for e in events if e["type"] == "final"]
-        utterances += len(finals)
-        skipped += sum(e.get("skipped") == "behind" for e in revisions)
-        changed += sum(e["changed"] for e in revisions)
-        for name, texts in (("final", [e["text"] for e in finals]), ("revision", [e["text"] for e in revisions]),
-                            ("unadapted", [e["unadapted_text"] for e in revisions])):
-            wrong[name] += errors(reference, normal(" ".join(texts)))
-    report["utterances"], report["skipped"], report["changed"] = utterances, skipped, changed
-    report["wer"] = {name: round(100 * value / count, 2) for name, value in wrong.items()}
-    for name, values in zip(("speech_end_to_final", "speech_end_to_revision", "word_to_partial"), gathered):
-        report[name] = summary(values)
-    if not typed.no_batch:
-        total, elapsed = 0, 0
-        for audio, reference in drawn:
-            text, seconds = await asyncio.to_thread(batch, typed.address, audio, typed.adapt)
-            total += errors(reference, normal(text))
-            elapsed += seconds
-        report["wer"]["batch"] = round(100 * total / count, 2)
-        report["batch_seconds"] = round(elapsed, 1)
-    print(json.dumps(report))
+    print("Seconds, median and 95th percentile.\n")
+    print(HEAD, flush=True)
+    for count in (int(count) for count in typed.streams.split(",")):
+        drawn = [recording(typed.set, typed.seconds, seed, typed.pause) for seed in range(count)]
+        played = await asyncio.gather(*(stream(typed.address, audio, typed.adapt) for audio, _, _ in drawn))
+        print(row(count, drawn, played), flush=True)
+        if typed.events:
+            with open(typed.events, "a") as file:
+                for seed, (events, _) in enumerate(played):
+                    file.writelines(json.dumps({"streams": count, "stream": seed} | event) + "\n" for event in events)
 
 
 if __name__ == "__main__":

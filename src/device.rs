@@ -223,6 +223,10 @@ impl Worker {
         });
     }
 
+    pub(crate) fn limit_time(&mut self, deadline: Option<std::time::Instant>) {
+        on_any!(self, Worker, work => work.adapter.limit_time(deadline));
+    }
+
     /// What a continual method would start the next utterance from.
     pub(crate) fn carried_values(&mut self) -> Vec<f32> {
         on_any!(self, Worker, work => {

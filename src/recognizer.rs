@@ -391,6 +391,11 @@ impl Session {
         self.worker.limit_steps(steps);
     }
 
+    /// From now on begins no step after this moment; the transcript is then what the steps before it made.
+    pub fn limit_time(&mut self, deadline: Option<Instant>) {
+        self.worker.limit_time(deadline);
+    }
+
     /// The adapted values that a continual method would start the next utterance from, in the engine's own order: what
     /// [`crate::live::Decoder`] recognises with.
     pub fn carried_values(&mut self) -> Vec<f32> {

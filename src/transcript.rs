@@ -95,6 +95,8 @@ pub enum Stopped {
     Confident,
     /// The loss and the transcript changed no more. See [`Settled`](crate::Settled).
     Settled,
+    /// There was no more time, in a live stream. See [`Session::limit_time`](crate::Session::limit_time).
+    Late,
 }
 
 /// One utterance: a stretch of speech recognised, and adapted to, as a unit.

@@ -130,6 +130,22 @@ fn a_confident_utterance_costs_one_forward_pass() {
 }
 
 #[test]
+fn no_step_begins_after_the_time_is_over() {
+    let fixture = Fixture::new();
+    let mut adapter = fixture.adapter(&exact());
+    adapter.limit_time(Some(std::time::Instant::now()));
+    let late = adapter.run(&fixture.backend, &fixture.input).unwrap();
+    assert_eq!(
+        (late.forwards, late.backwards, late.stopped),
+        (1, 0, Some(Stopped::Late))
+    );
+    assert_eq!(late.adapted_logits, late.source_logits);
+    adapter.limit_time(None);
+    let whole = adapter.run(&fixture.backend, &fixture.input).unwrap();
+    assert_eq!((whole.steps, whole.stopped), (10, None));
+}
+
+#[test]
 fn a_step_that_raises_the_loss_is_tried_again_at_half_the_rate() {
     let fixture = Fixture::new();
     let step = |learning_rate: f64| AdaptationConfig {

@@ -20,6 +20,8 @@ pub struct Adapter<B: Backend> {
     kept_steps: Vec<usize>,
     /// As configured; `config.steps` may have less.
     most_steps: usize,
+    /// No step begins after it.
+    deadline: Option<Instant>,
 }
 
 /// What adapting to one utterance gave.
@@ -87,12 +89,18 @@ impl<B: Backend> Adapter<B> {
             bench,
             kept_steps: Vec::new(),
             most_steps: config.steps,
+            deadline: None,
         })
     }
 
     /// From now on takes at most so many steps an utterance, and never more than configured: a budget of time.
     pub fn limit_steps(&mut self, steps: usize) {
         self.config.steps = steps.min(self.most_steps);
+    }
+
+    /// From now on begins no step after this moment, except where a device decides by itself how to go on.
+    pub fn limit_time(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
     }
 
     /// From now on keeps the logits after these numbers of steps, for [`Episode::step_logits`].
@@ -171,6 +179,7 @@ impl<B: Backend> Adapter<B> {
             config: &self.config,
             last_good: &mut self.last_good,
             kept_steps: &self.kept_steps,
+            deadline: self.deadline,
         };
         match &mut self.policy {
             Policy::Episodic => descent.run(&mut stepper, &mut episode),
@@ -192,6 +201,7 @@ pub(super) struct Descent<'a, B: Backend> {
     pub(super) config: &'a AdaptationConfig,
     pub(super) last_good: &'a mut Snapshot<B>,
     pub(super) kept_steps: &'a [usize],
+    pub(super) deadline: Option<Instant>,
 }
 
 impl<B: Backend> Descent<'_, B> {
@@ -246,6 +256,10 @@ impl<B: Backend> Descent<'_, B> {
                 break;
             }
             if step == steps {
+                break;
+            }
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                episode.stopped = Some(Stopped::Late);
                 break;
             }
             if !taken_back {

@@ -16,6 +16,11 @@ const SPEECH: f32 = 0.5;
 const STILL_SPEECH: f32 = 0.35;
 /// A frame this weak (power) is silence, whatever the detector says: -80 dBFS.
 const SILENT_POWER: f32 = 1e-8;
+/// In front of a noise that goes on: the power averaged over so many frames, the quietest such average of the last four
+/// seconds, and how much louder speech is than that. What the detector takes for speech below it is a hiss or a hum.
+const SMOOTHED: usize = 5;
+const FLOOR_WITHIN: usize = 250;
+const ABOVE_FLOOR: f32 = 2.5;
 /// Speech begins where so many of the last frames are speech: a click is none.
 const BEGIN_FRAMES: usize = 3;
 const BEGIN_WITHIN: usize = 6;
@@ -85,11 +90,44 @@ struct Open {
 pub struct Endpointer {
     config: EndpointConfig,
     detector: Box<earshot::Detector>,
+    floor: Floor,
     /// The frames before speech: samples, power, whether it is speech.
     before: VecDeque<(Vec<f32>, f32, bool)>,
     open: Option<Open>,
     /// Samples heard.
     clock: usize,
+}
+
+/// How loud it is where nobody speaks.
+#[derive(Default)]
+struct Floor {
+    /// The last frames' powers.
+    recent: VecDeque<f32>,
+    /// Their averages, without those of digital silence.
+    averages: VecDeque<f32>,
+}
+
+impl Floor {
+    /// Takes in a frame's power, and tells whether the frame is louder than the floor.
+    fn is_below(&mut self, power: f32) -> bool {
+        self.recent.push_back(power);
+        if self.recent.len() > SMOOTHED {
+            self.recent.pop_front();
+        }
+        let average = self.recent.iter().sum::<f32>() / self.recent.len() as f32;
+        if power < SILENT_POWER {
+            return false;
+        }
+        let floor = self.averages.iter().copied().reduce(f32::min);
+        // An average that holds a part of digital silence is no floor.
+        if self.recent.len() == SMOOTHED && self.recent.iter().all(|power| *power >= SILENT_POWER) {
+            self.averages.push_back(average);
+        }
+        if self.averages.len() > FLOOR_WITHIN {
+            self.averages.pop_front();
+        }
+        floor.is_none_or(|floor| average >= ABOVE_FLOOR * floor)
+    }
 }
 
 fn seconds(samples: usize) -> f64 {
@@ -102,6 +140,7 @@ impl Endpointer {
         Self {
             config,
             detector: earshot::Detector::default_boxed(),
+            floor: Floor::default(),
             before: VecDeque::new(),
             open: None,
             clock: 0,
@@ -123,6 +162,12 @@ impl Endpointer {
         self.open.as_ref().map(|open| (open.start, open.samples.as_slice()))
     }
 
+    /// Of the utterance being spoken, the samples up to its last frame of speech.
+    pub fn spoken(&self) -> usize {
+        let frames = self.open.as_ref().map_or(0, |open| open.frames.len() - open.silent);
+        frames * ENDPOINT_FRAME
+    }
+
     /// Samples held: the open utterance's, or those before one.
     pub fn buffered(&self) -> usize {
         let open = self.open.as_ref().map_or(0, |open| open.samples.len());
@@ -135,7 +180,7 @@ impl Endpointer {
         // The detector wants [-1, 1]; louder samples occur.
         let probability = self.detector.predict_f32(&frame.map(|sample| sample.clamp(-1.0, 1.0)));
         let threshold = if self.open.is_some() { STILL_SPEECH } else { SPEECH };
-        let speech = probability >= threshold && power >= SILENT_POWER;
+        let speech = self.floor.is_below(power) && probability >= threshold;
         self.clock += ENDPOINT_FRAME;
         match &mut self.open {
             None => {
@@ -167,6 +212,7 @@ impl Endpointer {
     pub fn skip(&mut self, samples: usize) {
         self.clock += samples;
         self.detector = earshot::Detector::default_boxed();
+        self.floor = Floor::default();
     }
 
     fn wait(&mut self, frame: &[f32], power: f32, speech: bool) {
@@ -292,6 +338,37 @@ mod tests {
                 segment.start
             );
             assert_eq!(segment.samples, samples[segment.start..end]);
+        }
+    }
+
+    /// The detector alone takes a steady hiss after speech for more of it: utterances ended seconds late, or at the limit.
+    #[test]
+    fn a_steady_noise_between_clips_ends_an_utterance() {
+        let gap = vec![0.0; 24_000];
+        let clips = ["0870", "0880", "0890", "0920", "0930"].map(clip);
+        let mut clean: Vec<f32> = gap.clone();
+        let mut ends = Vec::new();
+        for clip in &clips {
+            clean.extend(clip);
+            ends.push(clean.len());
+            clean.extend(&gap);
+        }
+        for level in [1e-4, 3e-4, 1e-3, 3e-3f32] {
+            let mut random = fastrand::Rng::with_seed(1);
+            let noisy: Vec<f32> = clean
+                .iter()
+                .map(|sample| sample + level * 3.46 * (random.f32() - 0.5))
+                .collect();
+            let segments = hear(&noisy, EndpointConfig::default());
+            let found: Vec<usize> = segments
+                .iter()
+                .map(|segment| segment.start + segment.samples.len())
+                .collect();
+            // None ends more than 0.7 s after its clip.
+            for end in &ends {
+                let near = found.iter().filter(|found| found.abs_diff(*end) <= 11_200);
+                assert_eq!(near.count(), 1, "{level}: {found:?} {ends:?}");
+            }
         }
     }
 

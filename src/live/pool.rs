@@ -98,8 +98,8 @@ struct Queue {
 }
 
 impl Queue {
-    /// The next task in turn: of the streams after the last one served, the first with an urgent task in front, else the
-    /// first with any. A stream's tasks run one after the other.
+    /// The next task in turn: of the streams after the last one served, the first with an urgent task, else the first with
+    /// any. A stream's tasks run one after the other.
     fn take(&mut self) -> Option<(u64, Task)> {
         let after = self.streams.range(self.last + 1..);
         let turn: Vec<u64> = after
@@ -108,8 +108,8 @@ impl Queue {
             .map(|(id, _)| *id)
             .collect();
         let urgent = |id: &&u64| {
-            let front = self.streams.get(id).and_then(|stream| stream.tasks.front());
-            front.is_some_and(|(urgent, _)| *urgent)
+            let stream = self.streams.get(id);
+            stream.is_some_and(|stream| stream.tasks.iter().any(|(urgent, _)| *urgent))
         };
         let id = *turn.iter().find(urgent).or(turn.first())?;
         let stream = self.streams.get_mut(&id)?;
@@ -264,7 +264,7 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// Adds a task; urgent ones go before other streams' that are not.
+    /// Adds a task; urgent ones, with what their own stream has before them, go before other streams' that are not.
     pub fn submit(&self, lane: Lane, urgent: bool, task: Task) {
         let line = self.lines.lane(lane);
         if let Some(stream) = line.lock().streams.get_mut(&self.id) {
@@ -331,8 +331,8 @@ mod tests {
 
     #[test]
     fn urgent_tasks_go_first_but_not_before_their_own_streams_earlier_ones() {
-        let mut queue = queue(&[(1, &[false, true]), (2, &[true, true]), (3, &[false])]);
-        assert_eq!(served(&mut queue), [2, 2, 3, 1, 1]);
+        let mut queue = queue(&[(1, &[false]), (2, &[true, true]), (3, &[false, true])]);
+        assert_eq!(served(&mut queue), [2, 3, 2, 3, 1]);
     }
 
     #[test]

@@ -8,10 +8,13 @@ use crate::audio::{ENDPOINT_FRAME, EndpointConfig, Endpointer, SAMPLE_RATE, Segm
 use crate::decode::Hypothesis;
 use crate::{AdaptationConfig, Error, Recognizer, Utterance};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Seconds of ended utterances that may wait to be recognised before the caller should wait.
 const BACKLOG: f64 = 60.0;
+/// Seconds after its last sound with which an utterance has been heard to its end: a partial hypothesis of more silence
+/// would be the same again.
+const SILENCE_HEARD: f64 = 0.2;
 /// Utterances that may wait to be adapted to; those that come then are skipped.
 const MOST_WAITING: usize = 4;
 
@@ -24,6 +27,8 @@ pub struct LiveSession {
     pending: Vec<f32>,
     /// The open utterance's length at which its next partial is due.
     next_partial: usize,
+    /// So many samples of it were in its last partial.
+    in_partial: usize,
     utterances: u64,
     /// Where the last of them ended.
     last_end: usize,
@@ -39,6 +44,14 @@ pub struct Heard {
     pub last_end: f64,
     /// Where the open one began.
     pub open: Option<f64>,
+}
+
+/// An utterance that is being spoken, as far as it was heard.
+struct Unfinished {
+    utterance: u64,
+    start: f64,
+    samples: Vec<f32>,
+    at: Instant,
 }
 
 struct Shared {
@@ -59,6 +72,8 @@ struct State {
     /// Committed words of the utterance of this number.
     stable: (u64, StablePrefix),
     partial_asked: bool,
+    /// What it will be made of, until it is begun with.
+    unfinished: Option<Unfinished>,
     /// The last utterance that has ended: a partial of it would come too late.
     ended: u64,
     /// Tasks asked for and not done.
@@ -83,6 +98,7 @@ impl LiveSession {
             carried: None,
             stable: (0, StablePrefix::default()),
             partial_asked: false,
+            unfinished: None,
             ended: 0,
             outstanding: 0,
             backlog: 0.0,
@@ -100,6 +116,7 @@ impl LiveSession {
             endpointer: Endpointer::new(endpoint),
             pending: Vec::with_capacity(ENDPOINT_FRAME),
             next_partial: 0,
+            in_partial: 0,
             utterances: 0,
             last_end: 0,
             level: 0.0,
@@ -238,24 +255,35 @@ impl LiveSession {
 
     fn partial_if_due(&mut self) {
         let interval = self.shared.config.partial_interval;
-        let Some((start, samples)) = self.endpointer.open() else {
+        let Some((start, samples)) = self.endpointer.open().filter(|_| interval.is_finite()) else {
             return;
         };
-        if interval.is_infinite() || samples.len() < self.next_partial {
+        let utterance = self.utterances + 1;
+        let next = samples.len() + (interval.max(0.1) * f64::from(SAMPLE_RATE)) as usize;
+        let mut state = self.shared.lock();
+        if let Some(waiting) = state.unfinished.as_mut().filter(|of| of.utterance == utterance) {
+            // Its partial waits for its turn: it will be made of all that is heard by then.
+            waiting.samples.extend_from_slice(&samples[waiting.samples.len()..]);
+            waiting.at = Instant::now();
+            (self.next_partial, self.in_partial) = (next, samples.len());
             return;
         }
-        let asked = std::mem::replace(&mut self.shared.lock().partial_asked, true);
-        if asked {
-            // The one before is not ready: this one will be made when it is, of what was heard by then.
+        let is_heard = self.in_partial >= self.endpointer.spoken() + (SILENCE_HEARD * f64::from(SAMPLE_RATE)) as usize;
+        // While one is being made, the next has to wait for it.
+        if samples.len() < self.next_partial || is_heard || state.partial_asked {
             return;
         }
-        self.next_partial = samples.len() + (interval.max(0.1) * f64::from(SAMPLE_RATE)) as usize;
-        let (utterance, samples, at) = (self.utterances + 1, samples.to_vec(), Instant::now());
-        let release = Release::Partial;
+        state.partial_asked = true;
+        state.unfinished = Some(Unfinished {
+            utterance,
+            start: seconds(start),
+            samples: samples.to_vec(),
+            at: Instant::now(),
+        });
+        drop(state);
+        (self.next_partial, self.in_partial) = (next, samples.len());
         self.shared
-            .ask(Lane::Decode, false, utterance, release, move |shared, worker| {
-                shared.partial(worker, utterance, seconds(start), &samples, at)
-            });
+            .ask(Lane::Decode, false, utterance, Release::Partial, Shared::partial);
         if self.shared.config.lockstep {
             self.wait();
         }
@@ -264,7 +292,7 @@ impl LiveSession {
     fn ended(&mut self, segment: Segment) {
         self.utterances += 1;
         self.last_end = segment.start + segment.samples.len();
-        self.next_partial = 0;
+        (self.next_partial, self.in_partial) = (0, 0);
         let (utterance, at) = (self.utterances, Instant::now());
         {
             let mut state = self.shared.lock();
@@ -312,7 +340,7 @@ impl Drop for Outstanding {
         state.outstanding -= 1;
         match self.release {
             Release::Nothing => {}
-            Release::Partial => state.partial_asked = false,
+            Release::Partial => (state.partial_asked, state.unfinished) = (false, None),
             Release::Backlog(waited) => state.backlog -= waited,
         }
         let failed = !self.is_done && !state.closed;
@@ -376,21 +404,24 @@ impl Shared {
         decoder.decode(samples, start, values.as_ref().map(|values| values.as_slice()))
     }
 
-    fn partial(
-        &self,
-        worker: &mut Worker,
-        utterance: u64,
-        start: f64,
-        samples: &[f32],
-        at: Instant,
-    ) -> Result<(), Error> {
-        let is_late = self.lock().ended >= utterance;
-        let hypothesis = (!is_late).then(|| self.decode(worker, samples, start));
-        let end = start + seconds(samples.len());
-        let mut state = self.lock();
-        let Some(hypothesis) = hypothesis.transpose()? else {
+    fn partial(self: &Arc<Self>, worker: &mut Worker) -> Result<(), Error> {
+        let unfinished = {
+            let mut state = self.lock();
+            let ended = state.ended;
+            state.unfinished.take().filter(|of| of.utterance > ended)
+        };
+        let Some(Unfinished {
+            utterance,
+            start,
+            samples,
+            at,
+        }) = unfinished
+        else {
             return Ok(());
         };
+        let hypothesis = self.decode(worker, &samples, start)?;
+        let end = start + seconds(samples.len());
+        let mut state = self.lock();
         if state.stable.0 != utterance {
             state.stable = (utterance, StablePrefix::default());
         }
@@ -418,7 +449,9 @@ impl Shared {
     ) -> Result<(), Error> {
         let start = seconds(segment.start);
         let end = start + seconds(segment.samples.len());
+        let begun = Instant::now();
         let whole = self.decode(worker, &segment.samples, start)?;
+        let pass_seconds = begun.elapsed().as_secs_f64();
         let (words, adaptation) = {
             let mut state = self.lock();
             let stable = std::mem::take(&mut state.stable);
@@ -450,6 +483,7 @@ impl Shared {
             end,
             text,
             whole,
+            pass_seconds,
             at,
         };
         match skipped {
@@ -480,7 +514,8 @@ impl Shared {
                 self.config.latency - waited
             },
             audio,
-            pass_cost: worker.pass_cost,
+            // The first time, as much as a pass without a way back took.
+            pass_cost: worker.pass_cost.or(Some(ended.pass_seconds / audio)),
         };
         let Some(allowed_steps) = budget.steps(adaptation.planned_steps()) else {
             self.skip(ended, Skipped::Behind);
@@ -492,6 +527,12 @@ impl Shared {
             None => session.begin_stream(),
         }
         session.limit_steps(allowed_steps);
+        // Whatever the estimate: where others have taken the cores meanwhile, it ends with the step that it is at.
+        let deadline = budget
+            .left
+            .is_finite()
+            .then(|| Instant::now() + Duration::from_secs_f64(budget.left));
+        session.limit_time(deadline);
         let result = session.transcribe_utterance(samples, ended.start)?;
         let carried = adaptation
             .method
@@ -545,5 +586,7 @@ struct Ended {
     text: String,
     /// The hypothesis of the whole, with nothing committed.
     whole: Hypothesis,
+    /// How long that took.
+    pass_seconds: f64,
     at: Instant,
 }

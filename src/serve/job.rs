@@ -135,6 +135,7 @@ impl Job {
             None => session.begin_stream(),
         }
         session.limit_steps(usize::MAX);
+        session.limit_time(None);
         let start = segment.start as f64 / f64::from(SAMPLE_RATE);
         let (utterances, language) = session
             .transcribe_stretch(&segment.samples, start, self.language.as_ref())

@@ -64,6 +64,16 @@ fn usage_errors_say_what_to_do() {
         .args(["listen", "--stream-by", "all", "--adapt", "csuta", "--input", "x"])
         .assert()
         .code(2);
+    // Nothing is taken for something else without a word.
+    for (flag, value, wanted) in [
+        ("--hang-over", "9", "from 0.2 to 5"),
+        ("--longest", "1", "from 2"),
+        ("--speed", "0.001", "give 0"),
+        ("--latency", "0", "more than 0"),
+    ] {
+        let refused = aurist().args(["listen", "--input", "x", flag, value]).assert();
+        refused.code(2).stderr(contains(wanted));
+    }
     let missing = aurist().args(["listen", "--input", "no-such-file.wav"]).assert();
     missing.code(1).stderr(contains("no-such-file.wav"));
     if !cfg!(feature = "mic") {
@@ -118,6 +128,54 @@ fn listen(input: &Path, save: &Path) -> Child {
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     command.spawn().expect("aurist")
+}
+
+/// A disk that is full, made of a limit on the size of files.
+#[cfg(unix)]
+#[test]
+fn captions_go_on_when_the_disk_is_full() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let (input, save) = (folder.path().join("long.wav"), folder.path().join("saved"));
+    long_recording(&input);
+    let mut command = assert_cmd::Command::new("sh");
+    command
+        .args([
+            "-c",
+            "trap '' XFSZ; ulimit -f 200; exec \"$0\" \"$@\"",
+            env!("CARGO_BIN_EXE_aurist"),
+        ])
+        .args(["listen", "--speed", "0", "--adapt", "none", "--input"])
+        .arg(&input)
+        .arg("--save")
+        .arg(&save);
+    let ended = command.assert().failure().code(1);
+    let (shown, told) = (&ended.get_output().stdout, &ended.get_output().stderr);
+    let told = String::from_utf8_lossy(told);
+    assert!(
+        told.starts_with("error: cannot write to ") && told.lines().count() == 1,
+        "{told}"
+    );
+    assert_eq!(String::from_utf8_lossy(shown).lines().count(), clips().len());
+    // What was kept until then is whole.
+    let audio = aurist::audio::read_all(&save.join("audio.wav")).expect("the audio is a valid file");
+    assert!(audio.len() > 45_000, "{}", audio.len());
+    assert!(!json_lines(&fs::read(save.join("events.jsonl")).expect("events")).is_empty());
+}
+
+/// It was silent, with exit code 0.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_told() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+    let ended = Command::new(env!("CARGO_BIN_EXE_aurist"))
+        .args(["listen", "--json", "--speed", "0", "--adapt", "none", "--input"])
+        .arg(short_clip())
+        .stdout(full)
+        .output()
+        .expect("aurist");
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert!(told.contains("standard output") && told.lines().count() == 1, "{told}");
+    assert_eq!(ended.status.code(), Some(1));
 }
 
 #[test]

@@ -33,11 +33,11 @@ pub(in crate::cli) struct Arguments {
     #[arg(long, value_name = "N", default_value = "1", requires = "input", value_parser = speed)]
     pub(super) speed: f64,
 
-    /// List the microphones, and end.
+    /// List the microphones, each with the system's identifier and its name, and end.
     #[arg(long)]
     pub(super) list_devices: bool,
 
-    /// The microphone whose name is NAME, or contains it [default: the system's].
+    /// The microphone whose identifier or name is NAME, or whose name contains it [default: the system's].
     #[arg(long, value_name = "NAME", conflicts_with = "input")]
     pub(super) device_name: Option<String>,
 
@@ -59,11 +59,11 @@ pub(in crate::cli) struct Arguments {
     pub(super) latency: f64,
 
     /// Seconds of silence that end an utterance, 0.2 to 5.
-    #[arg(long, value_name = "SECONDS", default_value = "0.8", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "0.8", value_parser = hang_over)]
     pub(super) hang_over: f64,
 
-    /// The longest utterance in seconds, 2 or more.
-    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
+    /// The longest utterance in seconds, 2 or more; never more than the model takes.
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = longest)]
     pub(super) longest: f64,
 
     #[command(flatten)]
@@ -82,4 +82,16 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(value) if value > 0.0 && value <= 3600.0 => Ok(value),
         _ => Err("give seconds, more than 0 and at most 3600".into()),
     }
+}
+
+fn hang_over(text: &str) -> Result<f64, String> {
+    let within = |value: &f64| (0.2..=5.0).contains(value);
+    let value = text.parse::<f64>().ok().filter(within);
+    value.ok_or_else(|| "give seconds, from 0.2 to 5".into())
+}
+
+fn longest(text: &str) -> Result<f64, String> {
+    let within = |value: &f64| (2.0..=3600.0).contains(value);
+    let value = text.parse::<f64>().ok().filter(within);
+    value.ok_or_else(|| "give seconds, from 2 to 3600".into())
 }

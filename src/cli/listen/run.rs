@@ -3,7 +3,7 @@
 use super::arguments::Arguments;
 use super::save::Recording;
 use super::source::{self, Heard, Source};
-use super::view::{Closed, Status, View};
+use super::view::{Status, Unshown, View};
 use crate::Device;
 use crate::adapt::StreamState;
 use crate::audio::EndpointConfig;
@@ -80,6 +80,8 @@ pub(in crate::cli) fn run(typed: Arguments) -> Result<Exit, Failure> {
         state,
         interrupt,
         failures: 0,
+        is_closed: false,
+        is_unshown: false,
     };
     let ended = listening.listen(&pieces);
     listening.view.end();
@@ -95,8 +97,14 @@ pub(in crate::cli) fn run(typed: Arguments) -> Result<Exit, Failure> {
 
 #[cfg(feature = "mic")]
 fn list_devices() -> Result<Exit, Failure> {
-    for name in super::microphone::names()? {
-        println!("{name}");
+    let devices = super::microphone::list()?;
+    let width = devices
+        .iter()
+        .map(|(identifier, _)| identifier.len())
+        .max()
+        .unwrap_or(0);
+    for (identifier, name) in devices {
+        println!("{identifier:width$}  {name}");
     }
     Ok(Exit::Done)
 }
@@ -144,6 +152,10 @@ struct Listening<'a> {
     state: Option<&'a Path>,
     interrupt: Interrupt,
     failures: usize,
+    /// Nobody reads standard output any more.
+    is_closed: bool,
+    /// It could not be written to, which was said.
+    is_unshown: bool,
 }
 
 impl Listening<'_> {
@@ -154,17 +166,13 @@ impl Listening<'_> {
         while !self.interrupt.is_set() {
             match pieces.recv_timeout(TICK) {
                 Ok(Piece::Heard(Heard::Samples(samples))) => {
-                    while !self.session.has_room() && !self.interrupt.is_set() {
-                        if self.pass_on(Some(TICK))?.is_some() {
-                            return Ok(false);
-                        }
+                    while !self.session.has_room() && !self.interrupt.is_set() && !self.is_closed {
+                        self.pass_on(Some(TICK));
                     }
-                    if let Some(recording) = &mut self.recording {
-                        recording.samples(&samples).map_err(|error| self.lost(&error))?;
-                    }
+                    self.keep(|recording| recording.samples(&samples));
                     self.session.push(&samples);
                 }
-                Ok(Piece::Heard(Heard::Gap(seconds))) => self.gap(seconds)?,
+                Ok(Piece::Heard(Heard::Gap(seconds))) => self.gap(seconds),
                 Ok(Piece::Heard(Heard::Nothing)) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Piece::Heard(Heard::End)) => break,
                 Ok(Piece::Warning(warning)) => self.view.tell(&format!("warning: {warning}")),
@@ -174,7 +182,8 @@ impl Listening<'_> {
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if self.pass_on(None)?.is_some() {
+            self.pass_on(None);
+            if self.is_closed {
                 return Ok(false);
             }
             if drawn.elapsed() >= TICK {
@@ -187,60 +196,70 @@ impl Listening<'_> {
             }
         }
         // What was said before Ctrl-C is still recognised; a second one ends the process.
+        if self.interrupt.is_set() {
+            self.view.finishing();
+        }
         self.session.end();
-        while !self.session.is_idle() {
-            if self.pass_on(Some(TICK))?.is_some() {
-                return Ok(false);
-            }
+        while !self.session.is_idle() && !self.is_closed {
+            self.pass_on(Some(TICK));
         }
-        let _ = self.pass_on(None)?;
-        if let Some(recording) = &mut self.recording {
-            recording.end().map_err(|error| self.lost(&error))?;
-        }
+        self.pass_on(None);
+        self.keep(Recording::end);
         failed.map_or(Ok(self.interrupt.is_set()), Err)
     }
 
     /// Silence in the audio, so that its clock is the captions'.
-    fn gap(&mut self, seconds: f64) -> Result<(), Failure> {
+    fn gap(&mut self, seconds: f64) {
         self.session.gap(seconds);
         let silence = vec![0.0; (seconds * f64::from(crate::audio::SAMPLE_RATE)) as usize];
-        match &mut self.recording {
-            Some(recording) => recording.samples(&silence).map_err(|error| self.lost(&error)),
-            None => Ok(()),
+        self.keep(|recording| recording.samples(&silence));
+    }
+
+    /// Writes to the recording, if there is one. Whoever reads the captions is not to lose them because of a full disk: they
+    /// go on, and the recording ends.
+    fn keep(&mut self, write: impl FnOnce(&mut Recording) -> std::io::Result<()>) {
+        if let Some(Err(error)) = self.recording.as_mut().map(write) {
+            self.recording = None;
+            let failure = unwritable(self.folder.unwrap_or(Path::new(".")), &error);
+            self.tell_failure(&format!(
+                "{}; captions go on, but nothing more is kept",
+                failure.message
+            ));
         }
     }
 
-    fn lost(&self, error: &std::io::Error) -> Failure {
-        unwritable(self.folder.unwrap_or(Path::new(".")), error)
+    fn tell_failure(&mut self, message: &str) {
+        self.failures += 1;
+        self.view.tell(&format!("error: {message}"));
     }
 
     /// Passes on what events there are, after waiting for one where told to.
-    fn pass_on(&mut self, wait: Option<Duration>) -> Result<Option<Closed>, Failure> {
+    fn pass_on(&mut self, wait: Option<Duration>) {
         let first = wait.and_then(|wait| self.events.recv_timeout(wait).ok());
         let events: Vec<Event> = first.into_iter().chain(self.events.try_iter()).collect();
         for event in events {
-            if let Some(recording) = &mut self.recording {
-                recording.event(&event).map_err(|error| self.lost(&error))?;
-            }
+            self.keep(|recording| recording.event(&event));
             match &event {
-                Event::Failed { message, .. } => {
-                    self.failures += 1;
-                    self.view.tell(&format!("error: {message}"));
-                }
+                Event::Failed { message, .. } => self.tell_failure(message),
                 Event::Revision(_) => {
-                    if let (Some(path), Some(state)) = (self.state, self.session.state()) {
-                        let saved = state.save(path);
-                        saved.map_err(|error| {
-                            Failure::failed(format_args!("cannot write {}: {error}", path.display()))
-                        })?;
+                    if let (Some(path), Some(state)) = (self.state, self.session.state())
+                        && let Err(error) = state.save(path)
+                    {
+                        self.state = None;
+                        self.tell_failure(&format!("cannot write {}: {error}", path.display()));
                     }
                 }
                 _ => {}
             }
-            if let Err(closed) = self.view.event(&event) {
-                return Ok(Some(closed));
+            match self.view.event(&event) {
+                Ok(()) => {}
+                Err(Unshown::Closed) => self.is_closed = true,
+                Err(Unshown::Failed(_)) if self.is_unshown => {}
+                Err(Unshown::Failed(error)) => {
+                    self.is_unshown = true;
+                    self.tell_failure(&format!("cannot write to standard output: {error}"));
+                }
             }
         }
-        Ok(None)
     }
 }

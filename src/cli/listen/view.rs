@@ -2,6 +2,7 @@
 
 use crate::Word;
 use crate::live::{Event, Partial, Revision};
+use console::{measure_text_width, truncate_str};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{ErrorKind, IsTerminal, Write};
 
@@ -14,8 +15,19 @@ const SURE: f32 = 0.8;
 const METER: usize = 10;
 const METER_FLOOR: f32 = -60.0;
 
-/// Nobody reads any more.
-pub(super) struct Closed;
+/// Columns at a line's end that stay free: a terminal that shows Ctrl-C as `^C` would begin a new line there, and lines
+/// drawn before would stay.
+const MARGIN: usize = 4;
+/// Columns before the second line of a settled utterance.
+const INDENT: usize = 4;
+
+/// What was to be shown could not be.
+pub(super) enum Unshown {
+    /// Nobody reads any more.
+    Closed,
+    /// A full disk, say.
+    Failed(std::io::Error),
+}
 
 /// How events are shown.
 pub(super) enum View {
@@ -57,7 +69,7 @@ impl View {
         let line = || {
             let line = all.add(ProgressBar::no_length());
             // The template is a constant: it parses.
-            line.set_style(ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+            line.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
             line
         };
         let (waiting, partial, status) = (line(), line(), line());
@@ -72,7 +84,7 @@ impl View {
     }
 
     /// Shows an event.
-    pub(super) fn event(&mut self, event: &Event) -> Result<(), Closed> {
+    pub(super) fn event(&mut self, event: &Event) -> Result<(), Unshown> {
         match self {
             Self::Json => print(&serde_json::to_string(event).unwrap_or_default()),
             Self::Plain => match event {
@@ -93,14 +105,15 @@ impl View {
         let Self::Terminal(terminal) = self else { return };
         let decibels = 20.0 * status.level.max(1e-6).log10();
         let cells = ((1.0 - decibels / METER_FLOOR).clamp(0.0, 1.0) * METER as f32).round() as usize;
-        terminal.status.set_message(format!(
+        let line = format!(
             "{DIM}{} [{}{}] {}{}{PLAIN}",
             clock(status.clock),
             "#".repeat(cells),
             " ".repeat(METER - cells),
             if status.speech { "speech" } else { "silence" },
             terminal.adapted,
-        ));
+        );
+        terminal.status.set_message(fitted(&line, columns()));
     }
 
     /// A line on standard error that does not disturb the others.
@@ -108,6 +121,14 @@ impl View {
         match self {
             Self::Terminal(terminal) => terminal.all.suspend(|| crate::cli::tell(line)),
             _ => crate::cli::tell(line),
+        }
+    }
+
+    /// After Ctrl-C, while the last words are recognised.
+    pub(super) fn finishing(&self) {
+        if let Self::Terminal(terminal) = self {
+            let line = format!("{DIM}finishing; Ctrl-C once more ends at once{PLAIN}");
+            terminal.status.set_message(fitted(&line, columns()));
         }
     }
 
@@ -134,17 +155,17 @@ impl Terminal {
                 self.adapted = adapted(revision);
                 if !revision.result.text.is_empty() {
                     let mark = if revision.changed { '~' } else { ' ' };
-                    let words: Vec<String> = revision.result.words.iter().map(shaded).collect();
-                    let line = format!("{DIM}{}{mark}{PLAIN}{}", times(revision), words.join(" "));
-                    let _ = self.all.println(line);
+                    let begin = format!("{DIM}{}{mark}{PLAIN}", times(revision));
+                    let words = revision.result.words.iter().map(shaded);
+                    let _ = self.all.println(wrapped(begin, words, columns()));
                 }
             }
-            Event::Failed { message, .. } => {
-                let _ = self.all.println(format!("error: {message}"));
-            }
+            // It is told on standard error.
+            Event::Failed { .. } => {}
         }
         let waiting: Vec<&str> = self.finals.iter().map(|(_, text)| text.as_str()).collect();
-        self.waiting.set_message(format!("{DIM}{}{PLAIN}", waiting.join(" / ")));
+        let line = format!("{DIM}{}{PLAIN}", waiting.join(" / "));
+        self.waiting.set_message(fitted(&line, columns()));
     }
 }
 
@@ -152,9 +173,36 @@ fn columns() -> usize {
     usize::from(console::Term::stdout().size().1).max(20)
 }
 
+/// The beginning of a line, as much of it as fits.
+fn fitted(line: &str, columns: usize) -> String {
+    truncate_str(line, columns.saturating_sub(MARGIN), "").into_owned() + PLAIN
+}
+
+/// Words behind a beginning, in as many lines as they need.
+fn wrapped(begin: String, words: impl Iterator<Item = String>, columns: usize) -> String {
+    let mut width = measure_text_width(&begin);
+    let (mut text, mut is_first) = (begin, true);
+    for word in words {
+        let long = measure_text_width(&word) + usize::from(!is_first);
+        if !is_first && width + long > columns {
+            text.push('\n');
+            text.push_str(&" ".repeat(INDENT));
+            width = INDENT + long - 1;
+        } else {
+            if !is_first {
+                text.push(' ');
+            }
+            width += long;
+        }
+        text.push_str(&word);
+        is_first = false;
+    }
+    text
+}
+
 /// The end of a partial hypothesis, as much of it as fits on a line.
 fn shown(partial: &Partial, columns: usize) -> String {
-    let mut room = columns.saturating_sub(2);
+    let mut room = columns.saturating_sub(MARGIN);
     let mut first = partial.words.len();
     for word in partial.words.iter().rev() {
         let width = word.word.chars().count() + 1;
@@ -212,13 +260,13 @@ fn clock(seconds: f64) -> String {
     )
 }
 
-fn print(line: &str) -> Result<(), Closed> {
+fn print(line: &str) -> Result<(), Unshown> {
     let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Closed),
-        // A full disk, say: what is kept with --save is kept all the same.
-        _ => Ok(()),
-    }
+    let printed = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    printed.map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Unshown::Closed,
+        _ => Unshown::Failed(error),
+    })
 }
 
 #[cfg(test)]
@@ -242,8 +290,29 @@ mod tests {
             words: words.into(),
             delay: 0.0,
         };
-        assert_eq!(shown(&partial, 13), format!("{BOLD}TWO{PLAIN} {DIM}THREE{PLAIN} "));
+        assert_eq!(shown(&partial, 15), format!("{BOLD}TWO{PLAIN} {DIM}THREE{PLAIN} "));
         assert_eq!(shown(&partial, 80).matches(PLAIN).count(), 3);
+    }
+
+    /// Not within a word, as a terminal would.
+    #[test]
+    fn settled_lines_break_between_words() {
+        let words = [
+            "ONE",
+            "\x1b[2mTWO\x1b[0m",
+            "THREE",
+            "FOUR",
+            "INCOMPREHENSIBILITIES",
+            "SIX",
+        ]
+        .map(String::from);
+        let text = wrapped("[begin] ".into(), words.into_iter(), 17);
+        let plain = console::strip_ansi_codes(&text).into_owned();
+        assert_eq!(
+            plain,
+            "[begin] ONE TWO\n    THREE FOUR\n    INCOMPREHENSIBILITIES\n    SIX"
+        );
+        assert_eq!(measure_text_width(&fitted(&text, 14)), 10);
     }
 
     #[test]
