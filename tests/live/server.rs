@@ -162,8 +162,8 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !is_so() {
         assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "{what}: not so after 30 seconds"
+            begun.elapsed() < Duration::from_secs(120),
+            "{what}: not so after two minutes"
         );
         std::thread::sleep(Duration::from_millis(50));
     }
