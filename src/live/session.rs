@@ -12,6 +12,8 @@ use std::time::Instant;
 
 /// Seconds of ended utterances that may wait to be recognised before the caller should wait.
 const BACKLOG: f64 = 60.0;
+/// With less than so many seconds waiting, a stream keeps pace.
+const PACE: f64 = 1.0;
 /// Utterances that may wait to be adapted to; those that come then are skipped.
 const MOST_WAITING: usize = 4;
 
@@ -266,14 +268,17 @@ impl LiveSession {
         self.last_end = segment.start + segment.samples.len();
         self.next_partial = 0;
         let (utterance, at) = (self.utterances, Instant::now());
-        {
+        // A final goes before others' partials, but not that of a stream which sends faster than it is recognised.
+        let urgent = {
             let mut state = self.shared.lock();
+            let keeps_pace = state.backlog < PACE;
             state.backlog += seconds(segment.samples.len());
             state.ended = utterance;
-        }
+            keeps_pace
+        };
         let release = Release::Backlog(seconds(segment.samples.len()));
         self.shared
-            .ask(Lane::Decode, true, utterance, release, move |shared, worker| {
+            .ask(Lane::Decode, urgent, utterance, release, move |shared, worker| {
                 shared.finish(worker, utterance, segment, at)
             });
         if self.shared.config.lockstep {
