@@ -15,6 +15,8 @@ const BACKLOG: f64 = 60.0;
 /// Seconds after its last sound with which an utterance has been heard to its end: a partial hypothesis of more silence
 /// would be the same again.
 const SILENCE_HEARD: f64 = 0.2;
+/// With less than so many seconds waiting, a stream keeps pace.
+const PACE: f64 = 1.0;
 /// Utterances that may wait to be adapted to; those that come then are skipped.
 const MOST_WAITING: usize = 4;
 
@@ -179,8 +181,10 @@ impl LiveSession {
         let rest = std::mem::take(&mut self.pending);
         if self.endpointer.finish(&rest).is_some() {
             self.utterances += 1;
-            self.next_partial = 0;
-            self.shared.lock().ended = self.utterances;
+            (self.next_partial, self.in_partial) = (0, 0);
+            let mut state = self.shared.lock();
+            state.ended = self.utterances;
+            state.unfinished = None;
         }
     }
 
@@ -294,14 +298,17 @@ impl LiveSession {
         self.last_end = segment.start + segment.samples.len();
         (self.next_partial, self.in_partial) = (0, 0);
         let (utterance, at) = (self.utterances, Instant::now());
-        {
+        // A final goes before others' partials, but not that of a stream which sends faster than it is recognised.
+        let urgent = {
             let mut state = self.shared.lock();
+            let keeps_pace = state.backlog < PACE;
             state.backlog += seconds(segment.samples.len());
             state.ended = utterance;
-        }
+            keeps_pace
+        };
         let release = Release::Backlog(seconds(segment.samples.len()));
         self.shared
-            .ask(Lane::Decode, true, utterance, release, move |shared, worker| {
+            .ask(Lane::Decode, urgent, utterance, release, move |shared, worker| {
                 shared.finish(worker, utterance, segment, at)
             });
         if self.shared.config.lockstep {

@@ -256,3 +256,27 @@ fn a_stream_goes_on_after_a_fault() {
     assert!(partials > 24 && finals == 24, "{partials} partials, {finals} finals");
     assert_eq!(count(|event| matches!(event, Event::Failed { .. })), partials + finals);
 }
+
+/// A stream that sends much faster than it is recognised keeps nobody waiting until it is done: others' partials take turns
+/// with its finals (which went before them, all of them).
+#[test]
+fn a_flood_leaves_turns_to_the_others() {
+    let (pool, samples) = (pool(), speech());
+    let config = LiveConfig {
+        partial_interval: 1.0,
+        ..LiveConfig::new(AdaptationConfig::none())
+    };
+    let (mut flood, finals) = begin(&pool, config.clone());
+    for _ in 0..6 {
+        flood.push(&samples);
+    }
+    let (mut other, events) = begin(&pool, config);
+    other.push(&samples[..40_000]);
+    let first = events.recv().unwrap();
+    assert!(matches!(first, Event::Partial(_)), "{first:?}");
+    let done = finals
+        .try_iter()
+        .filter(|event| matches!(event, Event::Final(_)))
+        .count();
+    assert!(done < 9, "{done} of the flood's 18 finals were before it");
+}
