@@ -10,7 +10,8 @@ WebSocket, each stream its own draw of clips, and prints a Markdown table, a row
 
 An utterance's speech ends with its last loud moment, which is known because it is looked for in the clip itself: what the
 model makes of it does not matter. Utterances cut at `longest` have no such end and are left out. A word's end is the
-recogniser's own time for it; its first partial is the first that has the same word within 0.3 s of it.
+recogniser's own time for it in the final; its first partial is the first that has any word within 0.3 s of it, and, apart,
+the first that has the same word there, which a model that hears it as another at first has later.
 """
 
 import argparse
@@ -126,11 +127,14 @@ def speech_ends(events, loud):
     return ends
 
 
+KINDS = ("final", "revision", "place", "word")
+
+
 def latencies(events, loud):
-    """Seconds: from the end of speech to the final and to the revision, from each word's end to its first partial; and how
-    many of the finals' words no partial had."""
+    """Seconds: from the end of speech to the final and to the revision, from each word's end to the first partial with a word
+    there and to the first with that word; and how many of the finals' words no partial had."""
     ends = speech_ends(events, loud)
-    partials, found, unseen = {}, {"final": [], "revision": [], "word": []}, 0
+    partials, found, unseen = {}, {kind: [] for kind in KINDS}, 0
     for event in events:
         if event["type"] == "partial":
             partials.setdefault(event["utterance"], []).append(event)
@@ -138,16 +142,13 @@ def latencies(events, loud):
             found[event["type"]].append(event["at"] - ends[event["utterance"]])
         if event["type"] == "final":
             for word in event["words"]:
-                has = (
-                    partial["at"]
+                near = [
+                    (partial["at"] - word["end"], {w["word"] for w in partial["words"] if abs(w["start"] - word["start"]) < 0.3})
                     for partial in partials.get(event["utterance"], [])
-                    if any(w["word"] == word["word"] and abs(w["start"] - word["start"]) < 0.3 for w in partial["words"])
-                )
-                at = next(has, None)
-                if at is None:
-                    unseen += 1
-                else:
-                    found["word"].append(at - word["end"])
+                ]
+                found["place"] += [after for after, words in near if words][:1]
+                found["word"] += (same := [after for after, words in near if word["word"] in words][:1])
+                unseen += not same
     return found, unseen
 
 
@@ -161,7 +162,7 @@ def spread(values):
 
 def row(count, drawn, played):
     """A row of the table."""
-    found, delays = {"final": [], "revision": [], "word": []}, {"final": [], "revision": []}
+    found, delays = {kind: [] for kind in KINDS}, {"final": [], "revision": []}
     wrong = {"final": 0, "revision": 0}
     words = unseen = behind = partials = 0
     seconds = 0.0
@@ -180,7 +181,7 @@ def row(count, drawn, played):
         behind += sum(e.get("skipped") == "behind" for e in events)
     missing = unseen / max(1, unseen + len(found["word"]))
     cells = [
-        count, len(delays["final"]), spread(found["final"]), spread(found["revision"]), spread(found["word"]),
+        count, len(delays["final"]), spread(found["final"]), spread(found["revision"]), spread(found["place"]), spread(found["word"]),
         f"{100 * missing:.0f} %", f"{partials / seconds:.1f}", spread(delays["final"]), spread(delays["revision"]), behind,
         f"{100 * wrong['final'] / words:.1f}, {100 * wrong['revision'] / words:.1f}",
         f"{max(late for _, late in played):.2f}",
@@ -189,9 +190,9 @@ def row(count, drawn, played):
 
 
 HEAD = (
-    "| streams | utterances | speech's end to final | to revision | word's end to partial | words in no partial "
+    "| streams | utterances | speech's end to final | to revision | word's end to a partial | with that word | words in no partial "
     "| partials a second of speech | `delay` of finals | of revisions | not adapted to | word error, finals and revisions "
-    "| this client late by |\n" + "|---" * 12 + "|"
+    "| this client late by |\n" + "|---" * 13 + "|"
 )
 
 
