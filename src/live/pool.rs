@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// Sessions of other settings that a thread keeps besides the one it works with: each holds its memory.
 const KEPT: usize = 3;
@@ -85,7 +86,8 @@ pub enum Lane {
 
 #[derive(Default)]
 struct Waiting {
-    tasks: VecDeque<(bool, Task)>,
+    /// Each with the moment from which on it is urgent.
+    tasks: VecDeque<(Option<Instant>, Task)>,
     busy: bool,
 }
 
@@ -107,9 +109,10 @@ impl Queue {
             .filter(|(_, stream)| !stream.busy && !stream.tasks.is_empty())
             .map(|(id, _)| *id)
             .collect();
+        let now = Instant::now();
         let urgent = |id: &&u64| {
-            let stream = self.streams.get(id);
-            stream.is_some_and(|stream| stream.tasks.iter().any(|(urgent, _)| *urgent))
+            let mut tasks = self.streams.get(id).into_iter().flat_map(|stream| &stream.tasks);
+            tasks.any(|(from, _)| from.is_some_and(|from| from <= now))
         };
         let id = *turn.iter().find(urgent).or(turn.first())?;
         let stream = self.streams.get_mut(&id)?;
@@ -266,9 +269,14 @@ pub struct Seat {
 impl Seat {
     /// Adds a task; urgent ones, with what their own stream has before them, go before other streams' that are not.
     pub fn submit(&self, lane: Lane, urgent: bool, task: Task) {
+        self.submit_urgent_from(lane, urgent.then(Instant::now), task);
+    }
+
+    /// Adds a task that becomes urgent at a moment: one that will then only have to say that it is too late.
+    pub fn submit_urgent_from(&self, lane: Lane, from: Option<Instant>, task: Task) {
         let line = self.lines.lane(lane);
         if let Some(stream) = line.lock().streams.get_mut(&self.id) {
-            stream.tasks.push_back((urgent, task));
+            stream.tasks.push_back((from, task));
         }
         line.changed.notify_one();
     }
@@ -305,11 +313,15 @@ mod tests {
         Box::new(|_| {})
     }
 
+    /// Streams by number, and of each task whether it is urgent.
     fn queue(streams: &[(u64, &[bool])]) -> Queue {
         let mut queue = Queue::default();
         for (id, tasks) in streams {
             let stream = queue.streams.entry(*id).or_default();
-            stream.tasks.extend(tasks.iter().map(|urgent| (*urgent, task())));
+            let now = Instant::now();
+            stream
+                .tasks
+                .extend(tasks.iter().map(|urgent| (urgent.then_some(now), task())));
         }
         queue
     }
@@ -333,6 +345,23 @@ mod tests {
     fn urgent_tasks_go_first_but_not_before_their_own_streams_earlier_ones() {
         let mut queue = queue(&[(1, &[false]), (2, &[true, true]), (3, &[false, true])]);
         assert_eq!(served(&mut queue), [2, 3, 2, 3, 1]);
+    }
+
+    /// With many streams those whose time was over waited for a whole round before they were told so.
+    #[test]
+    fn a_task_whose_time_is_over_goes_first() {
+        let mut queue = queue(&[(1, &[false]), (2, &[false]), (3, &[]), (4, &[])]);
+        let now = Instant::now();
+        let later = now + std::time::Duration::from_secs(600);
+        for (stream, from) in [(3, later), (4, now)] {
+            queue
+                .streams
+                .get_mut(&stream)
+                .unwrap()
+                .tasks
+                .push_back((Some(from), task()));
+        }
+        assert_eq!(served(&mut queue), [4, 1, 2, 3]);
     }
 
     #[test]

@@ -85,6 +85,11 @@ struct State {
     closed: bool,
 }
 
+/// So many seconds after a moment; `None` for never.
+fn after(moment: Instant, seconds: f64) -> Option<Instant> {
+    moment.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+}
+
 fn seconds(samples: usize) -> f64 {
     samples as f64 / f64::from(SAMPLE_RATE)
 }
@@ -287,7 +292,7 @@ impl LiveSession {
         drop(state);
         (self.next_partial, self.in_partial) = (next, samples.len());
         self.shared
-            .ask(Lane::Decode, false, utterance, Release::Partial, Shared::partial);
+            .ask(Lane::Decode, None, utterance, Release::Partial, Shared::partial);
         if self.shared.config.lockstep {
             self.wait();
         }
@@ -299,16 +304,16 @@ impl LiveSession {
         (self.next_partial, self.in_partial) = (0, 0);
         let (utterance, at) = (self.utterances, Instant::now());
         // A final goes before others' partials, but not that of a stream which sends faster than it is recognised.
-        let urgent = {
+        let urgent_from = {
             let mut state = self.shared.lock();
             let keeps_pace = state.backlog < PACE;
             state.backlog += seconds(segment.samples.len());
             state.ended = utterance;
-            keeps_pace
+            keeps_pace.then_some(at)
         };
         let release = Release::Backlog(seconds(segment.samples.len()));
         self.shared
-            .ask(Lane::Decode, urgent, utterance, release, move |shared, worker| {
+            .ask(Lane::Decode, urgent_from, utterance, release, move |shared, worker| {
                 shared.finish(worker, utterance, segment, at)
             });
         if self.shared.config.lockstep {
@@ -377,7 +382,7 @@ impl Shared {
     fn ask(
         self: &Arc<Self>,
         lane: Lane,
-        urgent: bool,
+        urgent_from: Option<Instant>,
         utterance: u64,
         release: Release,
         work: impl FnOnce(&Arc<Self>, &mut Worker) -> Result<(), Error> + Send + 'static,
@@ -397,7 +402,7 @@ impl Shared {
                 (outstanding.shared.sink)(Event::Failed { utterance, message });
             }
         };
-        self.seat.submit(lane, urgent, Box::new(task));
+        self.seat.submit_urgent_from(lane, urgent_from, Box::new(task));
     }
 
     /// The hypothesis with the parameters that are there.
@@ -497,7 +502,11 @@ impl Shared {
             Some(reason) => self.skip(ended, reason),
             None => self.ask(
                 Lane::Adapt,
-                false,
+                if self.config.lockstep {
+                    None
+                } else {
+                    after(at, self.config.latency)
+                },
                 utterance,
                 Release::Nothing,
                 move |shared, worker| shared.adapt(worker, ended, &segment.samples),
@@ -535,11 +544,7 @@ impl Shared {
         }
         session.limit_steps(allowed_steps);
         // Whatever the estimate: where others have taken the cores meanwhile, it ends with the step that it is at.
-        let deadline = budget
-            .left
-            .is_finite()
-            .then(|| Instant::now() + Duration::from_secs_f64(budget.left));
-        session.limit_time(deadline);
+        session.limit_time(after(Instant::now(), budget.left));
         let result = session.transcribe_utterance(samples, ended.start)?;
         let carried = adaptation
             .method
