@@ -60,7 +60,7 @@ def main():
                 kind: " ".join(event["text"] for event in events if event["type"] == kind)
                 for kind in ("final", "revision")
             }
-            texts["transcribe"] = heard([settings.aurist, "transcribe", path, "--adapt", "none", "--progress", "none"])
+            texts["transcribe"] = heard([settings.aurist, "transcribe", path, "-m", "tiny.en-ctc", "--adapt", "none", "--progress", "none"])
             words, cells = len(reference), []
             total += words
             for kind, text in texts.items():
