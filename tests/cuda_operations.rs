@@ -29,6 +29,10 @@ fn linear_layers_and_their_gradients() {
                 .linear(shape, x.view(), weight.view(), Some(bias.view()), y.view_mut(), false);
             host.0
                 .linear(shape, x.view(), weight.view(), None, summed.view_mut(), true);
+            let (residual, mut joined) = (host.put(&start), host.space(rows * outputs));
+            let into = joined.view_mut();
+            host.0
+                .linear_residual(shape, x.view(), weight.view(), bias.view(), residual.view(), into);
             let (mut pre, mut activated) = (host.space(rows * outputs), host.space(rows * outputs));
             let (into, gelu) = (pre.view_mut(), activated.view_mut());
             host.0
@@ -43,7 +47,7 @@ fn linear_layers_and_their_gradients() {
                 .linear_backward_weight(shape, x.view(), dy.view(), dweight.view_mut());
             host.0
                 .bias_backward(Rows { rows, cols: outputs }, dy.view(), dbias.view_mut());
-            [y, summed, pre, activated, dx, more, dweight, dbias]
+            [y, summed, joined, residual, pre, activated, dx, more, dweight, dbias]
                 .map(|v| v.get())
                 .to_vec()
         });

@@ -114,7 +114,7 @@ API cublasLtMatmul(void*, const Description* d, const float* alpha, const float*
                    const float* beta, const float* c, const Layout* lc, float* out, const Layout* lo, const Algorithm* algorithm,
                    void*, size_t, CUstream stream) {
     uint64_t m, n, k;
-    if (fits(d, la, lb, lo, m, n, k) || c != out || lc->ld != lo->ld) return INVALID;
+    if (fits(d, la, lb, lo, m, n, k) || lc->rows != lo->rows || lc->cols != lo->cols || lc->ld != lo->ld) return INVALID;
     if (algorithm->magic != 0x617572697374 || algorithm->m != m || algorithm->n != n || algorithm->k != k) return INVALID;
     const void* pointers[4] = {a, b, c, out};
     for (int i = 0; i < 4; i++) if ((uint64_t)pointers[i] % algorithm->alignment[i]) return INVALID;

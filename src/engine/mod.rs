@@ -184,6 +184,16 @@ pub trait Backend: Send + Sync + Sized + 'static {
         y: Self::ViewMut<'_>,
         accumulate: bool,
     );
+    /// `y = x Wᵀ + bias + residual`, the residual `[rows, outputs]`.
+    fn linear_residual(
+        &self,
+        shape: Linear,
+        x: Self::View<'_>,
+        weight: Self::View<'_>,
+        bias: Self::View<'_>,
+        residual: Self::View<'_>,
+        y: Self::ViewMut<'_>,
+    );
     /// `pre = x Wᵀ + bias`, `y = gelu(pre)`; `pre` is what [`Backend::gelu_backward`] reads.
     fn linear_gelu(
         &self,

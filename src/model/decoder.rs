@@ -192,10 +192,9 @@ impl Decoder {
                 .self_kv
                 .forward(backend, parameters, arena, rows, normed, kv, false);
             self.attend_to_past(backend, arena, a, slots, kv, rows, place);
-            copy(backend, arena, x, sum);
             layer
                 .self_out
-                .forward(backend, parameters, arena, rows, attended, sum, true);
+                .forward_residual(backend, parameters, arena, rows, (attended, x), sum);
 
             let (x, q, attended, sum) = (sum, part(slots.cross_q, d), part(cross.attended, d), part(cross.sum, d));
             let statistics = part(cross.statistics, 2);
@@ -216,10 +215,9 @@ impl Decoder {
                 let shape = self.attention(count, a.source_rows, false);
                 backend.cross_attention(shape, q, source, out, log_sum_exp, scratch);
             }
-            copy(backend, arena, x, sum);
             layer
                 .cross_out
-                .forward(backend, parameters, arena, rows, attended, sum, true);
+                .forward_residual(backend, parameters, arena, rows, (attended, x), sum);
 
             let (x, next) = (part(slots.ffn_input, d), part(a.next(index), d));
             let (statistics, pre) = (part(slots.ffn_statistics, 2), part(slots.pre, self.config.ffn));
@@ -228,8 +226,9 @@ impl Decoder {
             layer
                 .fc1
                 .forward_gelu(backend, parameters, arena, rows, normed, pre, wide);
-            copy(backend, arena, x, next);
-            layer.fc2.forward(backend, parameters, arena, rows, wide, next, true);
+            layer
+                .fc2
+                .forward_residual(backend, parameters, arena, rows, (wide, x), next);
         }
         let (x, statistics) = (part(a.output, d), part(a.statistics, 2));
         self.norm

@@ -98,6 +98,24 @@ impl LinearLayer {
         backend.linear(self.shape(rows), x, weight, Some(bias), y, accumulate);
     }
 
+    /// `y = x Wᵀ + b + residual`.
+    pub(super) fn forward_residual<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        rows: usize,
+        (x, residual): (Slot, Slot),
+        y: Slot,
+    ) {
+        let ([x, residual], [y]) = arena.split(backend, [x, residual], [y]);
+        let (weight, bias) = (
+            parameters.value(backend, self.weight),
+            parameters.value(backend, self.bias),
+        );
+        backend.linear_residual(self.shape(rows), x, weight, bias, residual, y);
+    }
+
     /// `pre = x Wᵀ + b`, `y = gelu(pre)`.
     pub(super) fn forward_gelu<B: Backend>(
         &self,

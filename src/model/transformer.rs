@@ -320,10 +320,10 @@ impl Transformer {
         } else {
             slots.attention_norm_input
         };
-        copy(backend, arena, slots.input, sum);
+        let joined = (slots.attention_out, slots.input);
         layer
             .out
-            .forward(backend, parameters, arena, rows, slots.attention_out, sum, true);
+            .forward_residual(backend, parameters, arena, rows, joined, sum);
         if !self.config.norm_first {
             let statistics = slots.attention_statistics;
             layer
@@ -360,8 +360,10 @@ impl Transformer {
         layer
             .fc1
             .forward_gelu(backend, parameters, arena, rows, x, slots.fc1_pre, a.wide);
-        copy(backend, arena, slots.middle, sum);
-        layer.fc2.forward(backend, parameters, arena, rows, a.wide, sum, true);
+        let joined = (a.wide, slots.middle);
+        layer
+            .fc2
+            .forward_residual(backend, parameters, arena, rows, joined, sum);
         if !self.config.norm_first {
             layer
                 .ffn_norm

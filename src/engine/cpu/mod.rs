@@ -165,6 +165,11 @@ impl Backend for CpuBackend {
         linear::forward(self, shape, x, weight, bias, y, accumulate);
     }
 
+    fn linear_residual(&self, shape: Linear, x: &[f32], weight: &[f32], bias: &[f32], residual: &[f32], y: &mut [f32]) {
+        self.copy(residual, y);
+        linear::forward(self, shape, x, weight, Some(bias), y, true);
+    }
+
     fn linear_gelu(&self, shape: Linear, x: &[f32], weight: &[f32], bias: &[f32], pre: &mut [f32], y: &mut [f32]) {
         linear::forward_gelu(self, shape, x, weight, bias, pre, y);
     }

@@ -156,6 +156,18 @@ impl Backend for CudaBackend {
         self.linear_forward(shape, x, weight, bias, y, None, accumulate);
     }
 
+    fn linear_residual(
+        &self,
+        shape: Linear,
+        x: View<'_>,
+        weight: View<'_>,
+        bias: View<'_>,
+        residual: View<'_>,
+        y: ViewMut<'_>,
+    ) {
+        self.linear_onto(shape, x, weight, bias, residual, y);
+    }
+
     fn linear_gelu(
         &self,
         shape: Linear,

@@ -210,6 +210,19 @@ impl CudaBackend {
         bias: Option<u64>,
         accumulate: bool,
     ) {
+        self.product_onto(size, left, right, out, bias, accumulate.then_some(out.0));
+    }
+
+    /// The same added to a matrix that lies elsewhere or, as far apart, where `out` does.
+    pub(super) fn product_onto(
+        &self,
+        size: Size,
+        left: Matrix,
+        right: Matrix,
+        out: (u64, usize),
+        bias: Option<u64>,
+        onto: Option<u64>,
+    ) {
         if size.rows == 0 || size.cols == 0 || size.inner == 0 || self.has_failed() {
             return;
         }
@@ -217,7 +230,11 @@ impl CudaBackend {
             size: (size.rows, size.cols, size.inner),
             strides: (left.stride, right.stride, out.1),
             transposed: (left.transposed, right.transposed),
-            alignments: (alignment(left.address), alignment(right.address), alignment(out.0)),
+            alignments: (
+                alignment(left.address),
+                alignment(right.address),
+                alignment(out.0 | onto.unwrap_or(0)),
+            ),
             bias: bias.is_some(),
         };
         let done = self.device.context.bind_to_thread();
@@ -225,7 +242,7 @@ impl CudaBackend {
         let mut products = self.products.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let handle = products.handle;
         let done = products.plan(key, self.device.precision).and_then(|plan| {
-            let (alpha, beta) = (1.0f32, if accumulate { 1.0f32 } else { 0.0 });
+            let (alpha, beta) = (1.0f32, if onto.is_some() { 1.0f32 } else { 0.0 });
             let (alpha, beta): (*const f32, *const f32) = (&alpha, &beta);
             let [first, second, third] = plan.layouts;
             // SAFETY: the descriptions are alive, the matrices are where the caller says, and the scalars are read
@@ -245,7 +262,7 @@ impl CudaBackend {
                     first,
                     left.address as *const c_void,
                     second,
-                    out.0 as *const c_void,
+                    onto.unwrap_or(out.0) as *const c_void,
                     third,
                     out.0 as *mut c_void,
                     third,

@@ -101,6 +101,32 @@ impl CudaBackend {
         }
     }
 
+    /// `y = x Wᵀ + bias + residual`: the residual is what the product is added to, so that no copy of it is made before.
+    pub(super) fn linear_onto(
+        &self,
+        shape: Linear,
+        x: View<'_>,
+        weight: View<'_>,
+        bias: View<'_>,
+        residual: View<'_>,
+        y: ViewMut<'_>,
+    ) {
+        check_linear(shape, x.len(), weight.len(), y.len());
+        assert!(shape.x_stride >= shape.inputs, "rows of x overlap in {shape:?}");
+        assert_eq!((bias.len(), residual.len()), (shape.outputs, y.len()), "{shape:?}");
+        let size = Size {
+            rows: shape.rows,
+            cols: shape.outputs,
+            inner: shape.inputs,
+        };
+        let (x, weight) = (
+            Matrix::rows(x.address(), shape.x_stride),
+            Matrix::transposed(weight.address(), shape.inputs),
+        );
+        let (out, bias) = ((y.address(), shape.outputs), Some(bias.address()));
+        self.product_onto(size, x, weight, out, bias, Some(residual.address()));
+    }
+
     pub(super) fn linear_input(
         &self,
         shape: Linear,
