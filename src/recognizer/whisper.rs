@@ -2,7 +2,9 @@
 
 use super::{Error, Recognizer, Session, Writer, check_finite};
 use crate::audio::{SAMPLE_RATE, Segmenter, SegmenterConfig};
-use crate::decode::whisper::{Progress, Segment, SpokenLanguage, Transcription, WhisperDecoder};
+#[cfg(feature = "serve")]
+use crate::decode::whisper::SpokenLanguage;
+use crate::decode::whisper::{Progress, Segment, Transcription, WhisperDecoder};
 use crate::engine::cpu::CpuBackend;
 use crate::{AdaptationConfig, Method, Trace, Transcript, Utterance, Word};
 use std::borrow::Cow;
@@ -36,6 +38,7 @@ impl Recognizer {
 impl Session {
     /// One stretch of a recording, which starts `start` seconds into it: an utterance, or a Whisper's segments with the
     /// language that it wrote. `language` is what a stretch before it was in.
+    #[cfg(feature = "serve")]
     pub(crate) fn transcribe_stretch(
         &mut self,
         samples: &[f32],
