@@ -63,8 +63,11 @@ impl CpuBackend {
         self.threads
     }
 
-    /// The vector instructions chosen at run time.
+    /// The vector instructions, and the matrix units, chosen at run time.
     pub fn instructions() -> &'static str {
+        if matmul::has_matrix_units() {
+            return "AVX-512 and AMX";
+        }
         simd::detected()
     }
 
@@ -95,6 +98,7 @@ impl Backend for CpuBackend {
 
     fn buffer(&self, mut values: Vec<f32>) -> Result<Vec<f32>, EngineError> {
         values.shrink_to_fit();
+        memory::into_huge_pages(&mut values);
         Ok(values)
     }
 

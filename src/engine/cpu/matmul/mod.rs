@@ -1,6 +1,8 @@
-//! Matrix products: our own kernel on packed operands, and the `gemm` crate's for results of few rows, where packing
-//! would cost more than the product.
+//! Matrix products: our own kernels on packed operands, for vector instructions and for matrix units, and the `gemm` crate's
+//! for results of few rows, where packing would cost more than the product.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 mod kernel;
 mod pack;
 #[cfg(test)]
@@ -240,8 +242,8 @@ pub(super) unsafe fn multiply(
         Some(backend) => backend.run(count, task),
         None => (0..count).for_each(task),
     };
-    let level = level_for(n);
-    let tile = kernel::tile(level);
+    let way = Way::of(sizes);
+    let tile = way.tile();
     if m < FEW_ROWS || k == 0 {
         let share = n.div_ceil(threads).next_multiple_of(tile.cols);
         return run(n.div_ceil(share), &|part| {
@@ -266,18 +268,53 @@ pub(super) unsafe fn multiply(
         // SAFETY: units are disjoint, and each lies inside the result.
         unsafe {
             let c = c.part(rows.start, cols.start);
-            unit_product(level, &rows, &cols, k, scale, a, b, c);
+            unit_product(way, &rows, &cols, k, scale, a, b, c);
         }
         finish(rows, cols);
     });
 }
 
-/// A result no wider than half a tile is for the narrower registers.
-fn level_for(cols: usize) -> Level {
-    match simd::level() {
-        Level::Avx512 if cols <= kernel::tile(Level::Avx2).cols => Level::Avx2,
-        level => level,
+/// Which instructions multiply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Vector(Level),
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Amx,
+}
+
+impl Way {
+    /// The best for a product on this machine. It depends on the whole product's sizes, not on how it is shared out.
+    fn of(Sizes { m, n, k }: Sizes) -> Self {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if amx::suits(m, n, k) {
+            return Self::Amx;
+        }
+        let _ = (m, k);
+        Self::Vector(match simd::level() {
+            // A result no wider than half a tile is for the narrower registers.
+            Level::Avx512 if n <= kernel::tile(Level::Avx2).cols => Level::Avx2,
+            level => level,
+        })
     }
+
+    fn tile(self) -> Tile {
+        match self {
+            Self::Vector(level) => kernel::tile(level),
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Self::Amx => Tile {
+                rows: amx::BLOCK,
+                cols: amx::BLOCK,
+            },
+        }
+    }
+}
+
+/// Whether large products are for matrix units here.
+pub(super) fn has_matrix_units() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    return amx::is_available();
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
 }
 
 /// The parts that a result is cut into, one a thread: some rows of all columns, or all rows of some columns. Cutting
@@ -321,7 +358,7 @@ impl Units {
 /// # Safety
 /// c must point to that part, which nobody else touches meanwhile.
 unsafe fn unit_product(
-    level: Level,
+    way: Way,
     rows: &Range<usize>,
     cols: &Range<usize>,
     k: usize,
@@ -330,6 +367,12 @@ unsafe fn unit_product(
     b: Matrix<'_>,
     c: Target,
 ) {
+    let level = match way {
+        Way::Vector(level) => level,
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        // SAFETY: this way is only taken where AMX is available; c is the caller's promise.
+        Way::Amx => return unsafe { amx::unit_product(rows, cols, k, scale, a, b, c) },
+    };
     let tile = kernel::tile(level);
     // All alike: a short last one would read and write the result for little.
     let depth_each = k.div_ceil(k.div_ceil(DEPTH));

@@ -2,13 +2,13 @@
 
 use super::*;
 
-fn values(len: usize, seed: usize) -> Vec<f32> {
+pub(super) fn values(len: usize, seed: usize) -> Vec<f32> {
     (0..len)
         .map(|i| ((i * 7919 + seed * 104_729) % 2001) as f32 / 1000.0 - 1.0)
         .collect()
 }
 
-fn levels() -> Vec<Level> {
+fn ways() -> Vec<Way> {
     let mut levels = vec![Level::Plain];
     if simd::level() != Level::Plain {
         levels.push(Level::Avx2);
@@ -16,7 +16,12 @@ fn levels() -> Vec<Level> {
     if simd::level() == Level::Avx512 {
         levels.push(Level::Avx512);
     }
-    levels
+    let mut ways: Vec<Way> = levels.into_iter().map(Way::Vector).collect();
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if amx::is_available() {
+        ways.push(Way::Amx);
+    }
+    ways
 }
 
 /// Against f64, at sizes around every block's edge, for each instruction set of this machine and each way an operand
@@ -40,7 +45,7 @@ fn products_agree_with_f64_at_ragged_sizes() {
             let at = |matrix: Matrix<'_>, row: usize, col: usize| {
                 f64::from(matrix.values[row * matrix.row_stride + col * matrix.col_stride])
             };
-            for level in levels() {
+            for way in ways() {
                 for accumulate in [false, true] {
                     let stride = n + 3;
                     let before = values(m * stride, 3);
@@ -52,7 +57,7 @@ fn products_agree_with_f64_at_ragged_sizes() {
                         twin: None,
                     };
                     // SAFETY: c holds m rows of n + 3 values and is this test's own.
-                    unsafe { unit_product(level, &(0..m), &(0..n), k, 0.5, left, right, target) };
+                    unsafe { unit_product(way, &(0..m), &(0..n), k, 0.5, left, right, target) };
                     for row in 0..m {
                         for col in 0..stride {
                             let found = f64::from(c[row * stride + col]);
@@ -62,10 +67,7 @@ fn products_agree_with_f64_at_ragged_sizes() {
                                 expected = 0.5 * sum + if accumulate { expected } else { 0.0 };
                             }
                             let error = (found - expected).abs();
-                            assert!(
-                                error < 1e-5 * (k as f64).sqrt(),
-                                "{level:?} {m}x{n}x{k} at {row}, {col}"
-                            );
+                            assert!(error < 1e-5 * (k as f64).sqrt(), "{way:?} {m}x{n}x{k} at {row}, {col}");
                         }
                     }
                 }
@@ -94,7 +96,7 @@ fn sums_of_operands_and_second_places() {
                 f64::from(matrix.value(row * matrix.row_stride + col * matrix.col_stride))
             };
             let (left, right) = (left.plus(-1.0, &a[m * k..]), right.plus(1.0, &b[k * n..]));
-            for level in levels() {
+            for way in ways() {
                 let mut c = values(2 * m * n, 3);
                 let before = c.clone();
                 let target = Target {
@@ -108,7 +110,7 @@ fn sums_of_operands_and_second_places() {
                     }),
                 };
                 // SAFETY: c holds both results and is this test's own.
-                unsafe { unit_product(level, &(0..m), &(0..n), k, 2.0, left, right, target) };
+                unsafe { unit_product(way, &(0..m), &(0..n), k, 2.0, left, right, target) };
                 for row in 0..m {
                     for col in 0..n {
                         let sum: f64 = (0..k).map(|i| at(left, row, i) * at(right, i, col)).sum();
@@ -116,10 +118,7 @@ fn sums_of_operands_and_second_places() {
                         let (first, second) = (2.0 * sum, f64::from(before[m * n + place]) - sum);
                         for (found, expected) in [(c[place], first), (c[m * n + place], second)] {
                             let error = (f64::from(found) - expected).abs();
-                            assert!(
-                                error < 1e-5 * (k as f64).sqrt(),
-                                "{level:?} {m}x{n}x{k} at {row}, {col}"
-                            );
+                            assert!(error < 1e-5 * (k as f64).sqrt(), "{way:?} {m}x{n}x{k} at {row}, {col}");
                         }
                     }
                 }
