@@ -13,8 +13,10 @@
 mod gpu {
     use aurist::adapt::{Adapter, BatchAdapter};
     use aurist::engine::cpu::CpuBackend;
-    use aurist::engine::cuda::{CudaBackend, CudaDevice, CudaPrecision};
-    use aurist::engine::{AdamW, Attention, Backend, Conv1d, GroupedConv1d, Linear, ObjectiveTerms, Rows};
+    use aurist::engine::cuda::{CudaBackend, CudaDevice};
+    use aurist::engine::{
+        AdamW, Attention, Backend, Conv1d, CudaPrecision, GroupedConv1d, Linear, ObjectiveTerms, Rows,
+    };
     use aurist::model::{Bundled, ModelFiles};
     use aurist::{AdaptationConfig, ParameterChoice, audio};
     use serde_json::{Value, json};

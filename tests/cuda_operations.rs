@@ -5,9 +5,9 @@
 mod cuda_support;
 
 use aurist::audio::LogMel;
-use aurist::engine::cuda::{CudaBackend, CudaDevice, CudaPrecision};
+use aurist::engine::cuda::{CudaBackend, CudaDevice};
 use aurist::engine::{
-    AdamW, Attention, Backend, Conv1d, GroupedConv1d, Linear, ObjectiveTerms, PseudoLabel, RelativeBias,
+    AdamW, Attention, Backend, Conv1d, CudaPrecision, GroupedConv1d, Linear, ObjectiveTerms, PseudoLabel, RelativeBias,
     RelativeBiasGradient, Rows,
 };
 use cuda_support::{assert_same, random};

@@ -16,8 +16,8 @@ pub use arena::{Arena, ArenaPlan, Slot};
 pub use ctc::{CtcLoss, ctc_loss, pseudo_label_loss};
 pub use ledger::{Judge, Ledger, Rules, Says, Verdict, to_values};
 pub use shapes::{
-    AdamW, Attention, BiasAndGradient, Conv1d, CrossAttention, GroupedConv1d, Linear, ObjectiveTerms, ObjectiveValue,
-    PseudoLabel, RelativeBias, RelativeBiasGradient, Rows,
+    AdamW, Attention, BiasAndGradient, Conv1d, CrossAttention, CudaPrecision, GroupedConv1d, Linear, ObjectiveTerms,
+    ObjectiveValue, PseudoLabel, RelativeBias, RelativeBiasGradient, Rows,
 };
 
 use std::ops::Range;

@@ -249,3 +249,15 @@ impl AdamW {
         }
     }
 }
+
+/// How a GPU computes matrix products; sums are f32 in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CudaPrecision {
+    /// f32.
+    #[default]
+    Exact,
+    /// Factors rounded to TF32 (10 bits of mantissa).
+    Tf32,
+    /// Factors rounded to bfloat16 (7 bits).
+    Bf16,
+}
