@@ -228,7 +228,7 @@ mod gpu {
             let mut memory = b.zeros(saved + space).expect("memory");
             let slots = [(0, saved), (saved, space)].map(|(offset, len)| aurist::engine::Slot { offset, len });
             let ([], [lse, scratch]) = b.split(&mut memory, [], slots);
-            b.attention(attention, v[0], None, out, lse, scratch);
+            b.attention(attention, None, v[0], None, out, lse, scratch);
         });
         let terms = ObjectiveTerms {
             temperature: 2.5,
@@ -244,7 +244,7 @@ mod gpu {
             flops: 60.0 * (t * 32) as f64,
         };
         row!(rows, sizes, cpu, gpu, operation, |b, v, out| {
-            b.entropy_mcc(&terms, logits, v[0], out);
+            b.entropy_mcc(&terms, logits, None, v[0], out);
         });
         let len = 90 * d * d / 8;
         let operation = Operation {

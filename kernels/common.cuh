@@ -15,6 +15,11 @@
 // NVRTC has no <math.h>.
 #define MINUS_INFINITY __int_as_float(0xff800000)
 
+// The rows from the one that `counted` names on are padding; without it there is none.
+__device__ __forceinline__ int rows_that_count(const unsigned* counted, int rows) {
+    return counted ? min((int)*counted, rows) : rows;
+}
+
 // Sums over the 32 lanes of a warp, and over the 16 lanes of a half; every lane receives the sum.
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll

@@ -5,6 +5,8 @@
 //   frame weights w_t ∝ 1 + exp(-H_t) with mean 1, held constant;
 //   C = 1 - (1/V) Σ_j a_j / s_j,  a_j = Σ_t w_t p_tj²,  s_j = Σ_t w_t p_tj;
 //   ∂C/∂p_tj = g_tj = -w_t (2 p_tj - a_j / s_j) / (s_j V),  ∂C/∂z = p (g - Σ_k p_k g_k) / T.
+// Where `counted` is given, the frames from the one it names on are padding: they are in no sum, and their gradient is 0.
+//
 // Exponentials in f32, sums over frames in f64: they must not lose what tells the classes apart.
 #include "common.cuh"
 
@@ -13,12 +15,12 @@
 // One block: T times V is a few ten thousand values. `frame_terms` [frames, 4] and `class_terms` [classes, 2] are
 // scratch; `result` receives loss, E, C, N. Grid: 1.
 KERNEL __launch_bounds__(512)
-entropy_mcc(const float* __restrict__ logits, float* __restrict__ dlogits, double* __restrict__ frame_terms,
-            double* __restrict__ class_terms, double* __restrict__ result, int frames, int classes, int blank,
-            double temperature, double entropy_weight) {
+entropy_mcc(const float* __restrict__ logits, const unsigned* OPTIONAL counted, float* __restrict__ dlogits,
+            double* __restrict__ frame_terms, double* __restrict__ class_terms, double* __restrict__ result, int all,
+            int classes, int blank, double temperature, double entropy_weight) {
     __shared__ double partial[WARPS];
     __shared__ double squares[WARPS][32], sums[WARPS][32];
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, frames = rows_that_count(counted, all);
     const float inverse_temperature = (float)(1.0 / temperature);
 
     // A warp a frame: highest logit and where it is first, log Σ exp, entropy.
@@ -123,6 +125,9 @@ entropy_mcc(const float* __restrict__ logits, float* __restrict__ dlogits, doubl
             if (non_blank && p > 0.0) gradient -= entropy_share * p * (log_p + entropy);
             d[index] = (float)gradient;
         }
+    }
+    for (long long index = (long long)frames * classes + threadIdx.x; index < (long long)all * classes; index += 512) {
+        dlogits[index] = 0.0f;
     }
     if (threadIdx.x == 0) {
         const double mean_entropy = count > 0.0 ? entropies / count : 0.0;

@@ -161,6 +161,7 @@ fn each_verdict_comes_from_its_cause() {
             host.0.decide(
                 &terms,
                 shape,
+                None,
                 logits.view(),
                 dlogits.view_mut(),
                 ledger.view_mut(),

@@ -1,7 +1,7 @@
 """Plants bugs in copies of the kernels, one at a time, and demands that the checks notice each: a check that cannot fail
 shows nothing. Run by kernels/check, which builds what it needs before:
 
-    mutants.py WORK_DIRECTORY LAUNCHES OPERATIONS_TEST DESCENT_TEST
+    mutants.py WORK_DIRECTORY LAUNCHES OPERATIONS_TEST DESCENT_TEST PADDING_TEST
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent
 
-# name: (file, original, planted, test that must fail (of cuda_operations, or cuda_descent where it says so), check). A check is `plain` (results against the CPU's, and what the
+# name: (file, original, planted, test that must fail (of cuda_operations, or of cuda_descent or cuda_padding where it says so), check). A check is `plain` (results against the CPU's, and what the
 # emulator refuses), `address` (the same under the sanitizers) or `thread` (the replayed launches).
 MUTANTS = {
     "a row's sum without its last lanes": (
@@ -67,6 +67,34 @@ MUTANTS = {
         "            own[(long long)frame * states + state] = value;\n        }", "ctc", "plain"),
     "a signal not mirrored before its start": (
         "log_mel.cu", "position = position < 0 ? -position : position;", "position = max(position, 0);", "log_mel", "plain"),
+    "keys of the padding looked at": (
+        "attention.cu", "if (col >= frames) score[a][b] = MINUS_INFINITY;", "if (col >= all) score[a][b] = MINUS_INFINITY;", "padding attention", "plain"),
+    "padded rows of attention left as they were": (
+        "attention.cu", "        if (row >= all) continue;\n", "        if (row >= frames) continue;\n", "padding attention", "plain"),
+    "gradients of padded keys left as they were": (
+        "attention.cu", "            if (row < all && d < head_dim) {\n                // A padded", "            if (row < frames && d < head_dim) {\n                // A padded", "padding attention", "plain"),
+    "gradients of padded queries left as they were": (
+        "attention.cu", "            if (row < all && d < head_dim) {\n                dqkv[(long long)row * stride + head", "            if (row < frames && d < head_dim) {\n                dqkv[(long long)row * stride + head", "padding attention", "plain"),
+    "a padded gate's gradient left as it was": (
+        "attention.cu", "if (dgate && tx == 0 && row < all)", "if (dgate && tx == 0 && row < frames)", "padding attention", "plain"),
+    "distances counted from the padded length in one place only": (
+        "attention.cu", "distance = table[(long long)head * distances + col - row + all - 1];", "distance = table[(long long)head * distances + col - row + frames - 1];", "padding attention", "plain"),
+    "padding in a channel's moments": (
+        "channel_norm.cu", "end = min(rows_that_count(counted, all), first + chunk);", "end = min(all, first + chunk);", "padding channel_norms", "plain"),
+    "a channel's mean over the padded length": (
+        "channel_norm.cu", "int col = blockIdx.x * 128 + threadIdx.x, rows = rows_that_count(counted, all);\n    if (col >= cols) return;\n    double mean",
+        "int col = blockIdx.x * 128 + threadIdx.x, rows = all;\n    if (col >= cols) return;\n    double mean", "padding channel_norms", "plain"),
+    "a gradient's mean over the padded length": (
+        "channel_norm.cu", "int col = blockIdx.x * 128 + threadIdx.x, rows = rows_that_count(counted, all);\n    if (col >= cols) return;\n    double sum",
+        "int col = blockIdx.x * 128 + threadIdx.x, rows = all;\n    if (col >= cols) return;\n    double sum", "padding channel_norms", "plain"),
+    "a gradient that leaks into the padding": (
+        "channel_norm.cu", "d[at] = row < rows ?", "d[at] = row < all ?", "padding channel_norms", "plain"),
+    "padded frames in the objective": (
+        "objective.cu", "frames = rows_that_count(counted, all);", "frames = all;", "padding objective", "plain"),
+    "a padded frame's gradient left as it was": (
+        "objective.cu", "        dlogits[index] = 0.0f;\n", "", "padding objective", "plain"),
+    "padding cleared a row too late": (
+        "elementwise.cu", "= (long long)rows_that_count(counted, rows) * cols;", "= (long long)(rows_that_count(counted, rows) + 1) * cols;", "padding cleared", "plain"),
     "a spectrum read before it is whole": (
         "log_mel.cu", "    __syncthreads();\n    float top = MINUS_INFINITY;\n    for (int band", "    float top = MINUS_INFINITY;\n    for (int band", "log_mel", "plain"),
 }
@@ -74,7 +102,7 @@ MUTANTS = {
 
 def main() -> None:
     work, launches = Path(sys.argv[1]), Path(sys.argv[2])
-    tests = {"operations": sys.argv[3], "descent": sys.argv[4]}
+    tests = {"operations": sys.argv[3], "descent": sys.argv[4], "padding": sys.argv[5]}
     missed = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         running = {name: pool.submit(is_caught, index, mutant, work, launches, tests) for index, (name, mutant) in enumerate(MUTANTS.items())}

@@ -212,7 +212,7 @@ impl<B: Backend> BatchAdapter<B> {
             let shape = Rows { rows: rows.len(), cols };
             course
                 .memory
-                .decide(backend, judge, (&terms, rules), shape, &mut self.arena, places);
+                .decide(backend, judge, (&terms, rules), (shape, None), &mut self.arena, places);
             own.restore_where(backend, judge, course.memory.ledger(backend), &course.last_good);
         }
     }

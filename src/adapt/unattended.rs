@@ -5,7 +5,7 @@ use super::episode::Episode;
 use super::stepper::Stepper;
 use super::{AdaptedParameters, Descent, Snapshot};
 use crate::engine::{
-    AdamW, Arena, Backend, EngineError, Judge, Ledger, ObjectiveTerms, Pass, Rows, Rules, Says, Slot, Verdict,
+    AdamW, Arena, Backend, Count, EngineError, Judge, Ledger, ObjectiveTerms, Pass, Rows, Rules, Says, Slot, Verdict,
     to_values,
 };
 use crate::{AdaptationConfig, Guard, Method};
@@ -70,14 +70,14 @@ impl<B: Backend> Memory<B> {
         backend: &B,
         judge: &dyn Judge<B>,
         (terms, rules): (&ObjectiveTerms, Rules),
-        shape: Rows,
+        (shape, counted): (Rows, Option<Count>),
         arena: &mut Arena<B>,
         (logits, dlogits): (Slot, Slot),
     ) {
         let all = 0..backend.len(&self.ledger);
-        let ([from], [gradient]) = arena.split(backend, [logits], [dlogits]);
+        let (counted, [from], [gradient]) = arena.split_counted(backend, counted, [logits], [dlogits]);
         let ledger = backend.view_mut(&mut self.ledger, all.clone());
-        judge.decide(terms, shape, from, gradient, ledger, rules);
+        judge.decide(terms, shape, counted, from, gradient, ledger, rules);
         let ledger = backend.view(&self.ledger, all);
         let kept = backend.view_mut(&mut self.logits, 0..logits.len);
         judge.copy_where(Says::Keep, ledger, arena.view(backend, logits), kept);
@@ -166,14 +166,14 @@ impl<B: Backend> Stepper<'_, B> {
     ) {
         let (backend, terms) = (self.backend, self.bench.terms);
         let (cols, activations) = (self.bench.model.config().vocab_size, self.activations());
-        let rows = activations.output_frames();
-        let places = (activations.logits(), activations.dlogits());
+        let (rows, counted) = (activations.padded_frames(), activations.counted());
+        let places = activations.padded_logits();
         let bench = &mut *self.bench;
         memory.decide(
             backend,
             judge,
             (&terms, rules),
-            Rows { rows, cols },
+            (Rows { rows, cols }, counted),
             &mut bench.arena,
             places,
         );

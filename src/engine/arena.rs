@@ -1,6 +1,6 @@
 //! All activations of a step in one allocation, planned once per input length.
 
-use super::{Backend, EngineError};
+use super::{Backend, EngineError, count_to_value};
 use std::ops::Range;
 
 /// A stretch of the arena.
@@ -54,10 +54,21 @@ impl ArenaPlan {
     }
 }
 
+/// How many rows count of a padded input's; see [`Backend::pads`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// Of the first convolution's output.
+    Convolved,
+    /// Of what the model gives.
+    Output,
+}
+
 /// The memory behind a plan; it grows to the longest utterance seen and is used again for the next.
 pub struct Arena<B: Backend> {
     /// The one buffer that all slots point into.
     pub buffer: B::Buffer,
+    /// A word for each [`Count`], on devices that pad.
+    counts: B::Buffer,
 }
 
 impl<B: Backend> Arena<B> {
@@ -65,7 +76,13 @@ impl<B: Backend> Arena<B> {
     pub fn new(backend: &B, len: usize) -> Result<Self, EngineError> {
         Ok(Self {
             buffer: backend.zeros(len)?,
+            counts: backend.zeros(if backend.pads() { 2 } else { 0 })?,
         })
+    }
+
+    /// How many rows count from now on: the first convolution's, the output's.
+    pub fn set_counts(&mut self, backend: &B, counts: [usize; 2]) {
+        backend.upload(&counts.map(count_to_value), backend.view_mut(&mut self.counts, 0..2));
     }
 
     /// Makes room for a plan. Contents are undefined afterwards.
@@ -86,6 +103,19 @@ impl<B: Backend> Arena<B> {
         writes: [Slot; W],
     ) -> ([B::View<'_>; R], [B::ViewMut<'_>; W]) {
         backend.split(&mut self.buffer, reads, writes)
+    }
+
+    /// The same with a count, where there is padding.
+    pub fn split_counted<const R: usize, const W: usize>(
+        &mut self,
+        backend: &B,
+        counted: Option<Count>,
+        reads: [Slot; R],
+        writes: [Slot; W],
+    ) -> (Option<B::View<'_>>, [B::View<'_>; R], [B::ViewMut<'_>; W]) {
+        let counted = counted.map(|count| backend.view(&self.counts, count as usize..count as usize + 1));
+        let (reads, writes) = backend.split(&mut self.buffer, reads, writes);
+        (counted, reads, writes)
     }
 
     /// One slot, to read.

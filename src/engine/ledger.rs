@@ -107,6 +107,7 @@ pub trait Judge<B: Backend> {
         &self,
         terms: &ObjectiveTerms,
         shape: Rows,
+        counted: Option<B::View<'_>>,
         logits: B::View<'_>,
         dlogits: B::ViewMut<'_>,
         ledger: B::ViewMut<'_>,

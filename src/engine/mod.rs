@@ -12,12 +12,12 @@ pub mod cuda;
 mod ledger;
 mod shapes;
 
-pub use arena::{Arena, ArenaPlan, Slot};
+pub use arena::{Arena, ArenaPlan, Count, Slot};
 pub use ctc::{CtcLoss, ctc_loss, pseudo_label_loss};
 pub use ledger::{Judge, Ledger, Rules, Says, Verdict, to_values};
 pub use shapes::{
     AdamW, Attention, BiasAndGradient, Conv1d, CrossAttention, CudaPrecision, GroupedConv1d, Linear, ObjectiveTerms,
-    ObjectiveValue, PseudoLabel, RelativeBias, RelativeBiasGradient, Rows,
+    ObjectiveValue, PseudoLabel, RelativeBias, RelativeBiasGradient, Rows, count_to_value,
 };
 
 use std::ops::Range;
@@ -55,6 +55,9 @@ pub enum EngineError {
         reason: String,
     },
 }
+
+/// What a backend says that is told of padding though it does not pad.
+const NO_PADDING: &str = "this backend pads nothing";
 
 /// For a backend's [`Backend::split`]: panics when a slot is outside, or a written one overlaps another.
 fn check_split(len: usize, reads: &[Slot], writes: &[Slot]) {
@@ -134,6 +137,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// What a descent is decided by on the device itself, where it can do that.
     fn judge(&self) -> Option<&dyn Judge<Self>> {
         None
+    }
+
+    /// Whether inputs are worth padding to one of few lengths, so that records of the work on them can be kept
+    /// ([`Backend::replayable`]). Only then are operations told how many rows are counted: one word of memory
+    /// ([`count_to_value`]), which the work reads anew each time. The rows behind those are padding. Its values are finite,
+    /// nothing depends on them, and gradients are 0 there.
+    fn pads(&self) -> bool {
+        false
     }
 
     /// Does work that may have been done before. A device may keep a record of it and replay that.
@@ -358,11 +369,18 @@ pub trait Backend: Send + Sync + Sized + 'static {
         dbias: Option<Self::ViewMut<'_>>,
     );
 
+    /// Zeros in all rows but the counted ones; see [`Backend::pads`].
+    fn clear_padding(&self, _shape: Rows, _counted: Self::View<'_>, _x: Self::ViewMut<'_>) {
+        panic!("{NO_PADDING}");
+    }
+
     /// Normalises each channel over time (a group norm with a group a channel), then GELU: `y = gelu(x̂ γ + β)`,
-    /// `x̂ = (x - μ) / σ`; `statistics` receives (mean, 1/σ) per channel, `[cols, 2]`.
+    /// `x̂ = (x - μ) / σ`; `statistics` receives (mean, 1/σ) per channel, `[cols, 2]`. Of counted rows alone where
+    /// [`Backend::pads`].
     fn channel_norm_gelu(
         &self,
         shape: Rows,
+        counted: Option<Self::View<'_>>,
         x: Self::View<'_>,
         weight: Self::View<'_>,
         bias: Self::View<'_>,
@@ -374,6 +392,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn channel_norm_gelu_backward(
         &self,
         shape: Rows,
+        counted: Option<Self::View<'_>>,
         x: Self::View<'_>,
         statistics: Self::View<'_>,
         parameters: (Self::View<'_>, Self::View<'_>),
@@ -385,10 +404,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Values of scratch memory that attention needs (forward and backward alike).
     fn attention_scratch(&self, shape: Attention) -> usize;
     /// Softmax attention over all heads: qkv `[T, 3, heads, head_dim]`, out `[T, heads, head_dim]`,
-    /// `log_sum_exp` `[heads, T]`. Scores are never stored: the backward pass recomputes them.
+    /// `log_sum_exp` `[heads, T]`. Scores are never stored: the backward pass recomputes them. Among counted rows alone
+    /// where [`Backend::pads`], with zeros for the others.
     fn attention(
         &self,
         shape: Attention,
+        counted: Option<Self::View<'_>>,
         qkv: Self::View<'_>,
         bias: Option<RelativeBias<Self::View<'_>>>,
         out: Self::ViewMut<'_>,
@@ -399,6 +420,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn attention_backward(
         &self,
         shape: Attention,
+        counted: Option<Self::View<'_>>,
         qkv: Self::View<'_>,
         bias: BiasAndGradient<Self::View<'_>, Self::ViewMut<'_>>,
         out: Self::View<'_>,
@@ -435,11 +457,13 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// `y += x`, element by element over the whole of `y`; `x` may be longer (a position table).
     fn add_prefix(&self, x: Self::View<'_>, y: Self::ViewMut<'_>);
 
-    /// SUTA's objective and its gradient with respect to the logits, both `[T, V]`; see [`ObjectiveTerms`].
+    /// SUTA's objective and its gradient with respect to the logits, both `[T, V]`; see [`ObjectiveTerms`]. Of counted rows
+    /// alone where [`Backend::pads`].
     fn entropy_mcc(
         &self,
         terms: &ObjectiveTerms,
         shape: Rows,
+        counted: Option<Self::View<'_>>,
         logits: Self::View<'_>,
         dlogits: Self::ViewMut<'_>,
     ) -> ObjectiveValue;

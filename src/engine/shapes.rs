@@ -34,6 +34,11 @@ pub struct Rows {
     pub cols: usize,
 }
 
+/// A count as the value that holds its bits, for [`crate::engine::Backend::pads`].
+pub fn count_to_value(rows: usize) -> f32 {
+    f32::from_bits(u32::try_from(rows).expect("fewer than 2^32 rows"))
+}
+
 /// A one-dimensional convolution over a channels-last, already zero-padded input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv1d {

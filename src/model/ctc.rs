@@ -8,7 +8,7 @@ use super::transformer::{Transformer, TransformerActivations};
 use super::wav2vec2::{Wav2Vec2Activations, Wav2Vec2Frontend};
 use super::whisper::{WhisperActivations, WhisperFrontend};
 use super::{FrontendConfig, ModelConfig, ModelError, Parameters, Weights};
-use crate::engine::{Arena, ArenaPlan, Backend, Slot};
+use crate::engine::{Arena, ArenaPlan, Backend, Count, Slot};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -57,8 +57,11 @@ struct Output {
 
 /// Where the activations of one input lie, or of several that are passed through together, behind each other.
 pub struct Activations {
+    /// With padding.
     rows: usize,
     values: usize,
+    /// Of one padded input: its own values, and how many rows count.
+    padded: Option<(usize, [usize; 2])>,
     frontends: Vec<FrontendActivations>,
     utterances: Vec<Utterance>,
     transformer: TransformerActivations,
@@ -80,9 +83,19 @@ enum FrontendActivations {
 }
 
 impl Activations {
-    /// T, the rows of the logits.
+    /// T, the rows of the logits that count.
     pub fn output_frames(&self) -> usize {
+        self.padded.map_or(self.rows, |(_, [_, rows])| rows)
+    }
+
+    /// The same with the padding behind them.
+    pub fn padded_frames(&self) -> usize {
         self.rows
+    }
+
+    /// The count of rows, where the input is padded.
+    pub fn counted(&self) -> Option<Count> {
+        self.padded.map(|_| Count::Output)
     }
 
     /// The rows of each utterance's logits.
@@ -90,7 +103,7 @@ impl Activations {
         self.utterances.iter().map(|utterance| utterance.rows.clone()).collect()
     }
 
-    /// Values of the input, or of all inputs.
+    /// Values of the input with its padding, or of all inputs.
     pub fn values(&self) -> usize {
         self.values
     }
@@ -111,19 +124,29 @@ impl Activations {
 
     /// `[T, V]`
     pub fn logits(&self) -> Slot {
-        self.logits
+        self.own_rows(self.logits)
     }
 
     /// `[T, V]`: where the objective's gradient goes before [`CtcModel::backward`].
     pub fn dlogits(&self) -> Slot {
-        self.dlogits
+        self.own_rows(self.dlogits)
+    }
+
+    /// Both with the padding: [`Activations::padded_frames`] rows.
+    pub fn padded_logits(&self) -> (Slot, Slot) {
+        (self.logits, self.dlogits)
+    }
+
+    /// Without the padding.
+    fn own_rows(&self, slot: Slot) -> Slot {
+        slot.part(0, slot.len / self.rows * self.output_frames())
     }
 
     /// The convolutions' output `[T, C]` and C, where there are norms among them (wav2vec2's). Valid after a forward pass
     /// when the convolutions' stages were kept.
     pub fn features(&self) -> Option<(Slot, usize)> {
         match &self.frontends[..] {
-            [FrontendActivations::Wav2Vec2(a)] => Some((a.features(), a.features().len / self.rows)),
+            [FrontendActivations::Wav2Vec2(a)] => Some((self.own_rows(a.features()), a.features().len / self.rows)),
             _ => None,
         }
     }
@@ -225,19 +248,67 @@ impl<B: Backend> CtcModel<B> {
         self.plan_batch(backend, &[values], keep_from)
     }
 
+    /// The same padded to an input of `padded` values, on a device that [`Backend::pads`]: inputs of different lengths
+    /// that are padded to one get the same slots, and the same work is done on them.
+    ///
+    /// Panics when `padded` is less than `values`, or longer than [`ModelConfig::most_input_values`].
+    pub fn plan_padded(
+        &self,
+        backend: &B,
+        values: usize,
+        padded: usize,
+        keep_from: usize,
+    ) -> Option<(ArenaPlan, Activations)> {
+        assert!(values <= padded, "{values} values padded to {padded}");
+        let counts = match &self.frontend {
+            Frontend::Whisper(frontend) => frontend.frames(values),
+            Frontend::Wav2Vec2(frontend) => frontend.frames(values),
+        };
+        if counts.contains(&0) {
+            return None;
+        }
+        let (plan, activations) = self.plan_all(backend, &[padded], keep_from, true)?;
+        let padded = Some((values, counts));
+        Some((plan, Activations { padded, ..activations }))
+    }
+
+    /// How long inputs of so many values are padded to be, by an eighth at most: few lengths serve all.
+    pub fn padded_values(&self, values: usize) -> usize {
+        let unit = match &self.frontend {
+            Frontend::Whisper(frontend) => frontend.unit(),
+            Frontend::Wav2Vec2(_) => 1,
+        };
+        let units = values / unit;
+        // Steps of a sixteenth of the next power of two: eight lengths an octave.
+        let step = (units.next_power_of_two() / 16).max(1);
+        (units.next_multiple_of(step) * unit)
+            .min(self.config.most_input_values())
+            .max(values)
+    }
+
     /// The same of inputs that are passed through together, of any lengths; see [`CtcModel::takes_batches`].
     pub fn plan_batch(&self, backend: &B, inputs: &[usize], keep_from: usize) -> Option<(ArenaPlan, Activations)> {
+        self.plan_all(backend, inputs, keep_from, false)
+    }
+
+    fn plan_all(
+        &self,
+        backend: &B,
+        inputs: &[usize],
+        keep_from: usize,
+        is_padded: bool,
+    ) -> Option<(ArenaPlan, Activations)> {
         let mut plan = ArenaPlan::default();
         let (mut frontends, mut utterances, mut rows) = (Vec::new(), Vec::new(), 0);
         for &values in inputs {
             assert!(values <= self.config.most_input_values(), "{values} input values");
             let (frontend, own) = match &self.frontend {
                 Frontend::Whisper(frontend) => {
-                    let (activations, rows) = frontend.plan(&mut plan, values, keep_from)?;
+                    let (activations, rows) = frontend.plan(&mut plan, values, keep_from, is_padded)?;
                     (FrontendActivations::Whisper(activations), rows)
                 }
                 Frontend::Wav2Vec2(frontend) => {
-                    let (activations, rows) = frontend.plan(backend, &mut plan, values, keep_from)?;
+                    let (activations, rows) = frontend.plan(backend, &mut plan, values, keep_from, is_padded)?;
                     (FrontendActivations::Wav2Vec2(activations), rows)
                 }
             };
@@ -249,7 +320,10 @@ impl<B: Backend> CtcModel<B> {
             rows += own;
         }
         let all = utterances.iter().map(|utterance| utterance.rows.clone()).collect();
-        let transformer = self.transformer.plan(backend, &mut plan, all, keep_from);
+        let transformer = {
+            let counted = is_padded.then_some(Count::Output);
+            self.transformer.plan(backend, &mut plan, all, keep_from, counted)
+        };
         let width = self.config.transformer.width;
         let normed = match self.output.norm {
             Some(_) => plan.slot(rows * width),
@@ -258,6 +332,7 @@ impl<B: Backend> CtcModel<B> {
         let activations = Activations {
             rows,
             values: inputs.iter().sum(),
+            padded: None,
             frontends,
             utterances,
             normed,
@@ -271,8 +346,12 @@ impl<B: Backend> CtcModel<B> {
 
     /// Puts the input in place.
     pub fn load_input(&self, backend: &B, arena: &mut Arena<B>, activations: &Activations, values: &[f32]) {
-        assert_eq!(values.len(), activations.values);
         self.load_inputs(backend, arena, activations, &[values]);
+        if let Some((_, counts)) = activations.padded {
+            arena.set_counts(backend, counts);
+            // What writes the gradient writes the rows that count.
+            backend.fill_zero(arena.view_mut(backend, activations.dlogits));
+        }
     }
 
     /// Several inputs, of a batch.
@@ -280,7 +359,8 @@ impl<B: Backend> CtcModel<B> {
         assert_eq!(inputs.len(), activations.utterances.len());
         let places = activations.utterances.iter().zip(&activations.frontends);
         for (values, (utterance, a)) in inputs.iter().zip(places) {
-            assert_eq!(values.len(), utterance.values);
+            let wanted = activations.padded.map_or(utterance.values, |(values, _)| values);
+            assert_eq!(values.len(), wanted);
             match (&self.frontend, a) {
                 (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
                     frontend.load_input(backend, arena, a, values)

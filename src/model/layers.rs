@@ -2,7 +2,7 @@
 
 use super::tensors::{Kind, Layout, OperandId, Piece, WeightsBuilder};
 use super::{ModelError, Parameters};
-use crate::engine::{Arena, Backend, Linear, Rows, Slot};
+use crate::engine::{Arena, Backend, Count, Linear, Rows, Slot};
 use std::ops::Range;
 
 /// A linear layer's operands.
@@ -297,6 +297,19 @@ pub(super) fn gelu<B: Backend>(backend: &B, arena: &mut Arena<B>, slot: Slot) {
 pub(super) fn gelu_backward<B: Backend>(backend: &B, arena: &mut Arena<B>, pre: Slot, d: Slot) {
     let ([pre], [d]) = arena.split(backend, [pre], [d]);
     backend.gelu_backward(pre, d);
+}
+
+/// Zeros behind the rows that count, where there is padding.
+pub(super) fn clear_padding<B: Backend>(
+    backend: &B,
+    arena: &mut Arena<B>,
+    shape: Rows,
+    counted: Option<Count>,
+    slot: Slot,
+) {
+    if let (Some(counted), [], [x]) = arena.split_counted(backend, counted, [], [slot]) {
+        backend.clear_padding(shape, counted, x);
+    }
 }
 
 /// `to = from`.

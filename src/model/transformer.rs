@@ -10,7 +10,7 @@ use super::layers::{LayerNorm, LinearLayer, copy, gelu, gelu_backward};
 use super::relative::{RelativeActivations, RelativeLayer, RelativePositions};
 use super::tensors::{OperandId, Place, WeightsBuilder};
 use super::{ModelError, Parameters};
-use crate::engine::{Arena, ArenaPlan, Attention, Backend, Slot};
+use crate::engine::{Arena, ArenaPlan, Attention, Backend, Count, Slot};
 use std::ops::Range;
 
 /// Sizes, and where the norms are.
@@ -74,6 +74,8 @@ pub(super) struct TransformerActivations {
     rows: usize,
     /// The rows of each utterance.
     utterances: Vec<Range<usize>>,
+    /// Where the one utterance is padded.
+    counted: Option<Count>,
     layers: Vec<LayerActivations>,
     /// The last layer's output.
     pub(super) output: Slot,
@@ -197,6 +199,7 @@ impl Transformer {
         plan: &mut ArenaPlan,
         utterances: Vec<Range<usize>>,
         keep_from: usize,
+        counted: Option<Count>,
     ) -> TransformerActivations {
         let rows = utterances.last().map_or(0, |last| last.end);
         let longest = utterances.iter().map(Range::len).max().unwrap_or(0);
@@ -243,6 +246,7 @@ impl Transformer {
         TransformerActivations {
             rows,
             utterances,
+            counted,
             layers,
             output,
             relative: self

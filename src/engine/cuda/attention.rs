@@ -3,7 +3,7 @@
 use super::CudaBackend;
 use super::device::{Grid, blocks};
 use super::memory::{View, ViewMut};
-use super::ops::int;
+use super::ops::{int, words};
 use crate::engine::{Attention, BiasAndGradient, RelativeBias, Rows};
 
 /// Rows or keys a block (`OWN` in kernels/attention.cu).
@@ -37,6 +37,7 @@ impl CudaBackend {
     pub(super) fn attention_forward(
         &self,
         shape: Attention,
+        counted: Option<View<'_>>,
         qkv: View<'_>,
         bias: Option<RelativeBias<View<'_>>>,
         mut out: ViewMut<'_>,
@@ -47,19 +48,25 @@ impl CudaBackend {
         assert_eq!(lens, (3 * values, values, shape.frames * shape.heads), "{shape:?}");
         check_bias(shape, &bias);
         let (gate, table) = bias.map(|bias| (bias.gate, bias.table)).unzip();
+        let counted = words(counted);
         let (frames, heads, head_dim) = (int(shape.frames), int(shape.heads), int(shape.head_dim));
         let (launcher, grid, scale) = (self.launcher(), grid(shape), shape.scale());
         let (out, lse) = (&mut out, &mut log_sum_exp);
         if shape.head_dim <= SMALL {
-            launcher.attention_forward_64(grid, qkv, gate, table, out, lse, frames, heads, head_dim, scale);
+            launcher.attention_forward_64(
+                grid, qkv, gate, table, counted, out, lse, frames, heads, head_dim, scale,
+            );
         } else {
-            launcher.attention_forward_128(grid, qkv, gate, table, out, lse, frames, heads, head_dim, scale);
+            launcher.attention_forward_128(
+                grid, qkv, gate, table, counted, out, lse, frames, heads, head_dim, scale,
+            );
         }
     }
 
     pub(super) fn attention_gradient(
         &self,
         shape: Attention,
+        counted: Option<View<'_>>,
         qkv: View<'_>,
         bias: BiasAndGradient<View<'_>, ViewMut<'_>>,
         out: View<'_>,
@@ -75,6 +82,7 @@ impl CudaBackend {
         let (bias, gradient) = bias.unzip();
         check_bias(shape, &bias);
         let (gate, table) = bias.map(|bias| (bias.gate, bias.table)).unzip();
+        let counted = words(counted);
         let (mut dgate, mut dtable) = match gradient {
             Some(gradient) => (Some(gradient.gate), gradient.table),
             None => (None, None),
@@ -88,17 +96,17 @@ impl CudaBackend {
         let (terms, dqkv, dgate, dtable) = (terms.as_view(), &mut dqkv, dgate.as_mut(), dtable.as_mut());
         if shape.head_dim <= SMALL {
             launcher.attention_backward_keys_64(
-                grid, qkv, gate, table, lse, terms, dout, dqkv, frames, heads, head_dim, scale,
+                grid, qkv, gate, table, counted, lse, terms, dout, dqkv, frames, heads, head_dim, scale,
             );
             launcher.attention_backward_queries_64(
-                grid, qkv, gate, table, lse, terms, dout, dqkv, dgate, dtable, frames, heads, head_dim, scale,
+                grid, qkv, gate, table, counted, lse, terms, dout, dqkv, dgate, dtable, frames, heads, head_dim, scale,
             );
         } else {
             launcher.attention_backward_keys_128(
-                grid, qkv, gate, table, lse, terms, dout, dqkv, frames, heads, head_dim, scale,
+                grid, qkv, gate, table, counted, lse, terms, dout, dqkv, frames, heads, head_dim, scale,
             );
             launcher.attention_backward_queries_128(
-                grid, qkv, gate, table, lse, terms, dout, dqkv, dgate, dtable, frames, heads, head_dim, scale,
+                grid, qkv, gate, table, counted, lse, terms, dout, dqkv, dgate, dtable, frames, heads, head_dim, scale,
             );
         }
     }

@@ -36,6 +36,10 @@ impl Backend for CudaBackend {
         Some(self)
     }
 
+    fn pads(&self) -> bool {
+        true
+    }
+
     fn replayable(&self, replay: Replay, work: impl FnOnce()) {
         self.replay(replay, work);
     }
@@ -356,21 +360,31 @@ impl Backend for CudaBackend {
         );
     }
 
+    fn clear_padding(&self, shape: Rows, counted: View<'_>, mut x: ViewMut<'_>) {
+        assert_eq!((x.len(), counted.len()), (shape.rows * shape.cols, 1));
+        let (rows, cols) = (int(shape.rows), int(shape.cols));
+        // Padding is a small part.
+        let grid = self.grid_over(x.len().div_ceil(8));
+        self.launcher().clear_padding(grid, counted.cast(), &mut x, rows, cols);
+    }
+
     fn channel_norm_gelu(
         &self,
         shape: Rows,
+        counted: Option<View<'_>>,
         x: View<'_>,
         weight: View<'_>,
         bias: View<'_>,
         y: ViewMut<'_>,
         statistics: ViewMut<'_>,
     ) {
-        self.channel_norm_forward(shape, x, weight, bias, y, statistics);
+        self.channel_norm_forward(shape, counted, x, weight, bias, y, statistics);
     }
 
     fn channel_norm_gelu_backward(
         &self,
         shape: Rows,
+        counted: Option<View<'_>>,
         x: View<'_>,
         statistics: View<'_>,
         parameters: (View<'_>, View<'_>),
@@ -378,7 +392,7 @@ impl Backend for CudaBackend {
         dweight: Option<ViewMut<'_>>,
         dbias: Option<ViewMut<'_>>,
     ) {
-        self.channel_norm_backward(shape, x, statistics, parameters, d, dweight, dbias);
+        self.channel_norm_backward(shape, counted, x, statistics, parameters, d, dweight, dbias);
     }
 
     fn attention_scratch(&self, shape: Attention) -> usize {
@@ -388,18 +402,20 @@ impl Backend for CudaBackend {
     fn attention(
         &self,
         shape: Attention,
+        counted: Option<View<'_>>,
         qkv: View<'_>,
         bias: Option<RelativeBias<View<'_>>>,
         out: ViewMut<'_>,
         log_sum_exp: ViewMut<'_>,
         _scratch: ViewMut<'_>,
     ) {
-        self.attention_forward(shape, qkv, bias, out, log_sum_exp);
+        self.attention_forward(shape, counted, qkv, bias, out, log_sum_exp);
     }
 
     fn attention_backward(
         &self,
         shape: Attention,
+        counted: Option<View<'_>>,
         qkv: View<'_>,
         bias: BiasAndGradient<View<'_>, ViewMut<'_>>,
         out: View<'_>,
@@ -408,7 +424,7 @@ impl Backend for CudaBackend {
         dqkv: ViewMut<'_>,
         scratch: ViewMut<'_>,
     ) {
-        self.attention_gradient(shape, qkv, bias, out, log_sum_exp, dout, dqkv, scratch);
+        self.attention_gradient(shape, counted, qkv, bias, out, log_sum_exp, dout, dqkv, scratch);
     }
 
     fn relative_gate(&self, shape: Rows, projection: View<'_>, constant: View<'_>, gate: ViewMut<'_>) {
@@ -445,11 +461,14 @@ impl Backend for CudaBackend {
         &self,
         terms: &ObjectiveTerms,
         shape: Rows,
+        counted: Option<View<'_>>,
         logits: View<'_>,
         dlogits: ViewMut<'_>,
     ) -> ObjectiveValue {
         let mut value = [0.0f64; 4];
-        self.objective(terms, shape, logits, dlogits, |result| self.read(result, &mut value));
+        self.objective(terms, shape, counted, logits, dlogits, |result| {
+            self.read(result, &mut value)
+        });
         let [loss, entropy, class_confusion, non_blank_frames] = value;
         ObjectiveValue {
             loss,

@@ -2,7 +2,7 @@
 
 use super::CudaBackend;
 use super::memory::{View, ViewMut};
-use super::ops::int;
+use super::ops::{int, words};
 use crate::engine::{AdamW, Judge, ObjectiveTerms, Rows, Rules, Says};
 
 impl CudaBackend {
@@ -12,6 +12,7 @@ impl CudaBackend {
         &self,
         terms: &ObjectiveTerms,
         shape: Rows,
+        counted: Option<View<'_>>,
         logits: View<'_>,
         mut dlogits: ViewMut<'_>,
         then: impl FnOnce(View<'_, f64>),
@@ -25,6 +26,7 @@ impl CudaBackend {
             self.launcher().entropy_mcc(
                 (1, 1, 1),
                 logits,
+                words(counted),
                 &mut dlogits,
                 &mut frame_terms,
                 &mut class_terms,
@@ -57,13 +59,14 @@ impl Judge<CudaBackend> for CudaBackend {
         &self,
         terms: &ObjectiveTerms,
         shape: Rows,
+        counted: Option<View<'_>>,
         logits: View<'_>,
         dlogits: ViewMut<'_>,
         mut ledger: ViewMut<'_>,
         rules: Rules,
     ) {
         assert_eq!(ledger.len(), crate::engine::Ledger::len(rules.steps));
-        self.objective(terms, shape, logits, dlogits, |value| {
+        self.objective(terms, shape, counted, logits, dlogits, |value| {
             let (mut ledger, safeguard) = (ledger.cast::<f64>(), i32::from(rules.safeguard));
             self.launcher()
                 .descent_judge((1, 1, 1), value, &mut ledger, int(rules.steps), safeguard);

@@ -34,6 +34,12 @@ pub(super) fn int(value: usize) -> i32 {
     i32::try_from(value).expect("a size below 2^31")
 }
 
+/// A count's word, as the kernels read it; see [`crate::engine::Backend::pads`].
+pub(super) fn words(counted: Option<View<'_>>) -> Option<View<'_, u32>> {
+    assert!(counted.is_none_or(|counted| counted.len() == 1));
+    counted.map(View::cast)
+}
+
 /// Stretches of a window whose rows do not overlap: offset and length. cuBLASLt takes no matrix whose rows do.
 fn stretches(shape: Linear) -> impl Iterator<Item = (usize, usize)> {
     let step = if shape.rows > 1 { shape.x_stride } else { shape.inputs }.max(1);
@@ -311,6 +317,7 @@ impl CudaBackend {
     pub(super) fn channel_norm_forward(
         &self,
         shape: Rows,
+        counted: Option<View<'_>>,
         x: View<'_>,
         weight: View<'_>,
         bias: View<'_>,
@@ -324,13 +331,15 @@ impl CudaBackend {
         let chunks = rows.div_ceil(len);
         let grid = (blocks(cols, 32), chunks as u32, 1);
         let (row_count, col_count, len) = (int(rows), int(cols), int(len));
+        let counted = words(counted);
         self.with_scratch(4 * chunks * cols, |mut partial| {
             let mut partial = partial.cast::<f64>();
             let launcher = self.launcher();
-            launcher.channel_norm_moments(grid, x, &mut partial, row_count, col_count, len);
+            launcher.channel_norm_moments(grid, x, counted, &mut partial, row_count, col_count, len);
             launcher.channel_norm_statistics(
                 (blocks(cols, 128), 1, 1),
                 partial.as_view(),
+                counted,
                 &mut statistics,
                 row_count,
                 col_count,
@@ -344,6 +353,7 @@ impl CudaBackend {
     pub(super) fn channel_norm_backward(
         &self,
         shape: Rows,
+        counted: Option<View<'_>>,
         x: View<'_>,
         statistics: View<'_>,
         (weight, bias): (View<'_>, View<'_>),
@@ -359,6 +369,7 @@ impl CudaBackend {
         let chunks = rows.div_ceil(len);
         let grid = (blocks(cols, 32), chunks as u32, 1);
         let (row_count, col_count, len) = (int(rows), int(cols), int(len));
+        let counted = words(counted);
         self.with_scratch(4 * chunks * cols + 2 * cols, |mut scratch| {
             let (mut partial, mut means) = scratch.split(4 * chunks * cols);
             let mut partial = partial.cast::<f64>();
@@ -378,6 +389,7 @@ impl CudaBackend {
             launcher.channel_norm_gradient_sums(
                 (blocks(cols, 128), 1, 1),
                 partial.as_view(),
+                counted,
                 dweight.as_mut(),
                 dbias.as_mut(),
                 &mut means,
@@ -386,7 +398,9 @@ impl CudaBackend {
                 int(chunks),
             );
             let means = means.as_view();
-            launcher.channel_norm_backward_apply(grid, x, statistics, weight, means, &mut d, row_count, col_count, len);
+            launcher.channel_norm_backward_apply(
+                grid, x, statistics, weight, means, counted, &mut d, row_count, col_count, len,
+            );
         });
     }
 

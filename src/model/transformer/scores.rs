@@ -18,13 +18,14 @@ impl Transformer {
     ) {
         let part = self.part(slots, rows);
         let table = a.relative.as_ref().map_or(slots.gate, |relative| relative.table);
-        let ([qkv, gate, table], [out, log_sum_exp, scratch]) = arena.split(
+        let (counted, [qkv, gate, table], [out, log_sum_exp, scratch]) = arena.split_counted(
             backend,
+            a.counted,
             [part.qkv, slots.gate, table],
             [part.attention_out, part.log_sum_exp, a.attention_scratch],
         );
         let bias = a.relative.as_ref().map(|_| RelativeBias { gate, table });
-        backend.attention(self.shape(rows.len()), qkv, bias, out, log_sum_exp, scratch);
+        backend.attention(self.shape(rows.len()), counted, qkv, bias, out, log_sum_exp, scratch);
     }
 
     /// What of a layer's activations attention reads and writes, of one utterance.
@@ -58,16 +59,16 @@ impl Transformer {
         ];
         match &a.relative {
             None => {
-                let ([qkv, out, log_sum_exp, dout], [dqkv, scratch]) =
-                    arena.split(backend, reads, [dqkv, a.attention_scratch]);
-                backend.attention_backward(shape, qkv, None, out, log_sum_exp, dout, dqkv, scratch);
+                let (counted, [qkv, out, log_sum_exp, dout], [dqkv, scratch]) =
+                    arena.split_counted(backend, a.counted, reads, [dqkv, a.attention_scratch]);
+                backend.attention_backward(shape, counted, qkv, None, out, log_sum_exp, dout, dqkv, scratch);
             }
             Some(relative) => {
                 let [qkv, out, log_sum_exp, dout] = reads;
                 let reads = [qkv, out, log_sum_exp, dout, slots.gate, relative.table];
                 let writes = [dqkv, a.attention_scratch, relative.dgate, relative.dtable];
-                let ([qkv, out, log_sum_exp, dout, gate, table], [dqkv, scratch, dgate, dtable]) =
-                    arena.split(backend, reads, writes);
+                let (counted, [qkv, out, log_sum_exp, dout, gate, table], [dqkv, scratch, dgate, dtable]) =
+                    arena.split_counted(backend, a.counted, reads, writes);
                 let wanted = self
                     .relative
                     .as_ref()
@@ -77,7 +78,7 @@ impl Transformer {
                     table: wanted.then_some(dtable),
                 };
                 let bias = Some((RelativeBias { gate, table }, gradient));
-                backend.attention_backward(shape, qkv, bias, out, log_sum_exp, dout, dqkv, scratch);
+                backend.attention_backward(shape, counted, qkv, bias, out, log_sum_exp, dout, dqkv, scratch);
             }
         }
     }

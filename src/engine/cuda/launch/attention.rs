@@ -14,6 +14,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
+        counted: Option<View<'_, u32>>,
         out: &mut ViewMut<'_>,
         log_sum_exp: &mut ViewMut<'_>,
         frames: i32,
@@ -25,6 +26,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
+            .optional(counted.as_ref().map(|view| view.address()))
             .pointer(out.address())
             .pointer(log_sum_exp.address())
             .value(frames)
@@ -41,6 +43,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
+        counted: Option<View<'_, u32>>,
         out: &mut ViewMut<'_>,
         log_sum_exp: &mut ViewMut<'_>,
         frames: i32,
@@ -52,6 +55,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
+            .optional(counted.as_ref().map(|view| view.address()))
             .pointer(out.address())
             .pointer(log_sum_exp.address())
             .value(frames)
@@ -89,6 +93,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
+        counted: Option<View<'_, u32>>,
         log_sum_exp: View<'_>,
         terms: View<'_>,
         dout: View<'_>,
@@ -102,6 +107,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
+            .optional(counted.as_ref().map(|view| view.address()))
             .pointer(log_sum_exp.address())
             .pointer(terms.address())
             .pointer(dout.address())
@@ -120,6 +126,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
+        counted: Option<View<'_, u32>>,
         log_sum_exp: View<'_>,
         terms: View<'_>,
         dout: View<'_>,
@@ -133,6 +140,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
+            .optional(counted.as_ref().map(|view| view.address()))
             .pointer(log_sum_exp.address())
             .pointer(terms.address())
             .pointer(dout.address())
@@ -151,6 +159,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
+        counted: Option<View<'_, u32>>,
         log_sum_exp: View<'_>,
         terms: View<'_>,
         dout: View<'_>,
@@ -166,6 +175,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
+            .optional(counted.as_ref().map(|view| view.address()))
             .pointer(log_sum_exp.address())
             .pointer(terms.address())
             .pointer(dout.address())
@@ -186,6 +196,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
+        counted: Option<View<'_, u32>>,
         log_sum_exp: View<'_>,
         terms: View<'_>,
         dout: View<'_>,
@@ -201,6 +212,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
+            .optional(counted.as_ref().map(|view| view.address()))
             .pointer(log_sum_exp.address())
             .pointer(terms.address())
             .pointer(dout.address())
