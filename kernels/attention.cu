@@ -7,8 +7,9 @@
 // table[j - i], dtable[d] = Σ_i gate_i dS_i,i+d. One kernel sums over queries (dK, dV), one over keys (dQ, dgate,
 // dtable): the scores are made three times in all, but nothing is added to from two blocks, save dtable.
 //
-// Where `counted` is given, the rows from the one it names on are padding, up to `frames`: no row looks at them, and what
-// would be written for them is 0.
+// With `starts`, T rows are those of several utterances, a grid layer each: rows look at their own utterance's alone, and
+// log_sum_exp, terms and gate are [heads, its rows] behind each other. No row looks at padding, and what would be written
+// for it is 0. (A relative bias is for a single utterance.)
 //
 // 128 threads: sixteen across (tx), eight down (ty). A thread has rows ty + 8 a and columns tx + 16 b of a product. A
 // tile's rows are `dims` + 1 apart in shared memory, so that sixteen neighbouring rows lie in different banks. Head
@@ -76,14 +77,18 @@ __device__ __forceinline__ void add_weighted_rows(const float* p, const float* y
 // Shared memory: Q [32, dims + 1], K or V [other, dims + 1], P [32, other].
 template <int dims, int other>
 __device__ __forceinline__ void forward(float* memory, const float* qkv, const float* gate, const float* table,
-                                        const unsigned* counted, float* out, float* log_sum_exp, int all, int heads,
+                                        const unsigned* starts, float* out, float* log_sum_exp, int rows, int heads,
                                         int head_dim, float scale) {
     float* q = memory;
     float* kv = q + OWN * (dims + 1);
     float* p = kv + other * (dims + 1);
     const int tx = threadIdx.x & 15, ty = threadIdx.x >> 4, first = blockIdx.x * OWN, head = blockIdx.y;
-    const int width = heads * head_dim, stride = 3 * width, frames = rows_that_count(counted, all);
-    qkv += head * head_dim;
+    const int width = heads * head_dim, stride = 3 * width;
+    const Span span = span_of(starts, blockIdx.z, gridDim.z, rows);
+    const int frames = span.rows, all = span.all;
+    qkv += (long long)span.first * stride + head * head_dim;
+    out += (long long)span.first * width;
+    log_sum_exp += (long long)span.first * heads;
     load_tile<dims>(q, qkv, stride, first, OWN, frames, head_dim);
     float highest[4], total[4], sum[4][dims / 16] = {};
 #pragma unroll
@@ -147,30 +152,35 @@ __device__ __forceinline__ void forward(float* memory, const float* qkv, const f
     }
 }
 
-// Grid: (ceil(T / 32), heads). Dynamic shared memory for head sizes up to 64: (32 + 64) · 65 + 32 · 64 values (33 KB).
+// Grid: (ceil(longest / 32), heads, utterances). Dynamic shared memory for head sizes up to 64: (32 + 64) · 65 + 32 · 64 values (33 KB).
 KERNEL __launch_bounds__(THREADS, 4)
 attention_forward_64(const float* __restrict__ qkv, const float* OPTIONAL gate, const float* OPTIONAL table,
-                     const unsigned* OPTIONAL counted, float* __restrict__ out, float* __restrict__ log_sum_exp,
+                     const unsigned* OPTIONAL starts, float* __restrict__ out, float* __restrict__ log_sum_exp,
                      int frames, int heads, int head_dim, float scale) {
     DYNAMIC_SHARED(float, memory);
-    forward<64, 64>(memory, qkv, gate, table, counted, out, log_sum_exp, frames, heads, head_dim, scale);
+    forward<64, 64>(memory, qkv, gate, table, starts, out, log_sum_exp, frames, heads, head_dim, scale);
 }
 
-// Head sizes up to 128. Grid: (ceil(T / 32), heads). Dynamic shared memory: (32 + 32) · 129 + 32 · 32 values (37 KB).
+// Head sizes up to 128. Grid: (ceil(longest / 32), heads, utterances). Dynamic shared memory: (32 + 32) · 129 + 32 · 32 values (37 KB).
 KERNEL __launch_bounds__(THREADS, 4)
 attention_forward_128(const float* __restrict__ qkv, const float* OPTIONAL gate, const float* OPTIONAL table,
-                      const unsigned* OPTIONAL counted, float* __restrict__ out, float* __restrict__ log_sum_exp,
+                      const unsigned* OPTIONAL starts, float* __restrict__ out, float* __restrict__ log_sum_exp,
                       int frames, int heads, int head_dim, float scale) {
     DYNAMIC_SHARED(float, memory);
-    forward<128, 32>(memory, qkv, gate, table, counted, out, log_sum_exp, frames, heads, head_dim, scale);
+    forward<128, 32>(memory, qkv, gate, table, starts, out, log_sum_exp, frames, heads, head_dim, scale);
 }
 
-// D [heads, T]. A warp a row and head. Grid: ceil(T · heads / 4).
+// D [heads, T]. A warp a row and head. Grid: (ceil(longest · heads / 4), 1, utterances).
 KERNEL __launch_bounds__(THREADS)
-attention_row_terms(const float* __restrict__ out, const float* __restrict__ dout, float* __restrict__ terms,
-                    int frames, int heads, int head_dim) {
+attention_row_terms(const float* __restrict__ out, const float* __restrict__ dout, const unsigned* OPTIONAL starts,
+                    float* __restrict__ terms, int rows, int heads, int head_dim) {
     const int index = blockIdx.x * 4 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    const Span span = span_of(starts, blockIdx.z, gridDim.z, rows);
+    const int frames = span.all;
     if (index >= frames * heads) return;
+    out += (long long)span.first * heads * head_dim;
+    dout += (long long)span.first * heads * head_dim;
+    terms += (long long)span.first * heads;
     float sum = 0.0f;
     for (int d = lane; d < head_dim; d += 32) sum += out[(long long)index * head_dim + d] * dout[(long long)index * head_dim + d];
     sum = warp_sum(sum);
@@ -181,8 +191,8 @@ attention_row_terms(const float* __restrict__ out, const float* __restrict__ dou
 // dSᵀ [32, other].
 template <int dims, int other>
 __device__ __forceinline__ void backward_keys(float* memory, const float* qkv, const float* gate, const float* table,
-                                              const unsigned* counted, const float* log_sum_exp, const float* terms,
-                                              const float* dout, float* dqkv, int all, int heads, int head_dim,
+                                              const unsigned* starts, const float* log_sum_exp, const float* terms,
+                                              const float* dout, float* dqkv, int rows, int heads, int head_dim,
                                               float scale) {
     float* k = memory;
     float* v = k + OWN * (dims + 1);
@@ -190,9 +200,14 @@ __device__ __forceinline__ void backward_keys(float* memory, const float* qkv, c
     float* dout_tile = q + other * (dims + 1);
     float* p = dout_tile + other * (dims + 1);
     const int tx = threadIdx.x & 15, ty = threadIdx.x >> 4, first = blockIdx.x * OWN, head = blockIdx.y;
-    const int width = heads * head_dim, stride = 3 * width, frames = rows_that_count(counted, all);
-    qkv += head * head_dim;
-    dqkv += head * head_dim;
+    const int width = heads * head_dim, stride = 3 * width;
+    const Span span = span_of(starts, blockIdx.z, gridDim.z, rows);
+    const int frames = span.rows, all = span.all;
+    qkv += (long long)span.first * stride + head * head_dim;
+    dqkv += (long long)span.first * stride + head * head_dim;
+    dout += (long long)span.first * width;
+    log_sum_exp += (long long)span.first * heads;
+    terms += (long long)span.first * heads;
     load_tile<dims>(k, qkv + width, stride, first, OWN, frames, head_dim);
     load_tile<dims>(v, qkv + 2 * width, stride, first, OWN, frames, head_dim);
     float dk[4][dims / 16] = {}, dv[4][dims / 16] = {};
@@ -254,18 +269,23 @@ __device__ __forceinline__ void backward_keys(float* memory, const float* qkv, c
 // [32, other].
 template <int dims, int other>
 __device__ __forceinline__ void backward_queries(float* memory, const float* qkv, const float* gate, const float* table,
-                                                 const unsigned* counted, const float* log_sum_exp,
+                                                 const unsigned* starts, const float* log_sum_exp,
                                                  const float* terms, const float* dout, float* dqkv, float* dgate,
-                                                 float* dtable, int all, int heads, int head_dim, float scale) {
+                                                 float* dtable, int rows, int heads, int head_dim, float scale) {
     float* q = memory;
     float* dout_tile = q + OWN * (dims + 1);
     float* k = dout_tile + OWN * (dims + 1);
     float* v = k + other * (dims + 1);
     float* p = v + other * (dims + 1);
     const int tx = threadIdx.x & 15, ty = threadIdx.x >> 4, first = blockIdx.x * OWN, head = blockIdx.y;
-    const int width = heads * head_dim, stride = 3 * width, distances = 2 * all - 1;
-    const int frames = rows_that_count(counted, all);
-    qkv += head * head_dim;
+    const int width = heads * head_dim, stride = 3 * width;
+    const Span span = span_of(starts, blockIdx.z, gridDim.z, rows);
+    const int frames = span.rows, all = span.all, distances = 2 * all - 1;
+    qkv += (long long)span.first * stride + head * head_dim;
+    dqkv += (long long)span.first * stride;
+    dout += (long long)span.first * width;
+    log_sum_exp += (long long)span.first * heads;
+    terms += (long long)span.first * heads;
     load_tile<dims>(q, qkv, stride, first, OWN, frames, head_dim);
     load_tile<dims>(dout_tile, dout + head * head_dim, width, first, OWN, frames, head_dim);
     float lse[4], term[4], row_gate[4], gate_sum[4], dq[4][dims / 16] = {};
@@ -337,50 +357,50 @@ __device__ __forceinline__ void backward_queries(float* memory, const float* qkv
     }
 }
 
-// dK and dV. Grid: (ceil(T / 32), heads). Dynamic shared memory for head sizes up to 64: 4 · 32 · 65 + 32 · 32 values
+// dK and dV. Grid: (ceil(longest / 32), heads, utterances). Dynamic shared memory for head sizes up to 64: 4 · 32 · 65 + 32 · 32 values
 // (37 KB).
 KERNEL __launch_bounds__(THREADS, 4)
 attention_backward_keys_64(const float* __restrict__ qkv, const float* OPTIONAL gate, const float* OPTIONAL table,
-                           const unsigned* OPTIONAL counted, const float* __restrict__ log_sum_exp,
+                           const unsigned* OPTIONAL starts, const float* __restrict__ log_sum_exp,
                            const float* __restrict__ terms, const float* __restrict__ dout, float* __restrict__ dqkv, int frames,
                            int heads, int head_dim, float scale) {
     DYNAMIC_SHARED(float, memory);
-    backward_keys<64, 32>(memory, qkv, gate, table, counted, log_sum_exp, terms, dout, dqkv, frames, heads, head_dim,
+    backward_keys<64, 32>(memory, qkv, gate, table, starts, log_sum_exp, terms, dout, dqkv, frames, heads, head_dim,
                           scale);
 }
 
-// Head sizes up to 128. Grid: (ceil(T / 32), heads). Dynamic shared memory: 4 · 32 · 129 + 32 · 32 values (70 KB).
+// Head sizes up to 128. Grid: (ceil(longest / 32), heads, utterances). Dynamic shared memory: 4 · 32 · 129 + 32 · 32 values (70 KB).
 KERNEL __launch_bounds__(THREADS, 4)
 attention_backward_keys_128(const float* __restrict__ qkv, const float* OPTIONAL gate, const float* OPTIONAL table,
-                            const unsigned* OPTIONAL counted, const float* __restrict__ log_sum_exp,
+                            const unsigned* OPTIONAL starts, const float* __restrict__ log_sum_exp,
                             const float* __restrict__ terms, const float* __restrict__ dout, float* __restrict__ dqkv, int frames,
                             int heads, int head_dim, float scale) {
     DYNAMIC_SHARED(float, memory);
-    backward_keys<128, 32>(memory, qkv, gate, table, counted, log_sum_exp, terms, dout, dqkv, frames, heads, head_dim,
+    backward_keys<128, 32>(memory, qkv, gate, table, starts, log_sum_exp, terms, dout, dqkv, frames, heads, head_dim,
                           scale);
 }
 
-// dQ, and the relative bias's gradients: dgate is written, dtable accumulated where it is not null. Grid: (ceil(T / 32),
-// heads). Dynamic shared memory for head sizes up to 64: 4 · 32 · 65 + 32 · 32 values (37 KB).
+// dQ, and the relative bias's gradients: dgate is written, dtable accumulated where it is not null. Grid:
+// (ceil(longest / 32), heads, utterances). Dynamic shared memory for head sizes up to 64: 4 · 32 · 65 + 32 · 32 values (37 KB).
 KERNEL __launch_bounds__(THREADS, 4)
 attention_backward_queries_64(const float* __restrict__ qkv, const float* OPTIONAL gate, const float* OPTIONAL table,
-                              const unsigned* OPTIONAL counted, const float* __restrict__ log_sum_exp,
+                              const unsigned* OPTIONAL starts, const float* __restrict__ log_sum_exp,
                               const float* __restrict__ terms, const float* __restrict__ dout, float* __restrict__ dqkv,
                               float* OPTIONAL dgate, float* OPTIONAL dtable, int frames, int heads, int head_dim,
                               float scale) {
     DYNAMIC_SHARED(float, memory);
-    backward_queries<64, 32>(memory, qkv, gate, table, counted, log_sum_exp, terms, dout, dqkv, dgate, dtable, frames, heads,
+    backward_queries<64, 32>(memory, qkv, gate, table, starts, log_sum_exp, terms, dout, dqkv, dgate, dtable, frames, heads,
                              head_dim, scale);
 }
 
-// Head sizes up to 128. Grid: (ceil(T / 32), heads). Dynamic shared memory: 4 · 32 · 129 + 32 · 32 values (70 KB).
+// Head sizes up to 128. Grid: (ceil(longest / 32), heads, utterances). Dynamic shared memory: 4 · 32 · 129 + 32 · 32 values (70 KB).
 KERNEL __launch_bounds__(THREADS, 4)
 attention_backward_queries_128(const float* __restrict__ qkv, const float* OPTIONAL gate, const float* OPTIONAL table,
-                               const unsigned* OPTIONAL counted, const float* __restrict__ log_sum_exp,
+                               const unsigned* OPTIONAL starts, const float* __restrict__ log_sum_exp,
                                const float* __restrict__ terms, const float* __restrict__ dout, float* __restrict__ dqkv,
                                float* OPTIONAL dgate, float* OPTIONAL dtable, int frames, int heads, int head_dim,
                                float scale) {
     DYNAMIC_SHARED(float, memory);
-    backward_queries<128, 32>(memory, qkv, gate, table, counted, log_sum_exp, terms, dout, dqkv, dgate, dtable, frames, heads,
+    backward_queries<128, 32>(memory, qkv, gate, table, starts, log_sum_exp, terms, dout, dqkv, dgate, dtable, frames, heads,
                              head_dim, scale);
 }

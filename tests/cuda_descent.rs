@@ -9,7 +9,7 @@ use aurist::AdaptationConfig;
 use aurist::adapt::{Adapter, Episode};
 use aurist::engine::cpu::CpuBackend;
 use aurist::engine::cuda::CudaBackend;
-use aurist::engine::{AdamW, Backend, Judge, Ledger, ObjectiveTerms, Rows, Rules, Says, Verdict, to_values};
+use aurist::engine::{AdamW, Backend, Judge, Ledger, ObjectiveTerms, Pieces, Rows, Rules, Says, Verdict, to_values};
 use aurist::model::{CtcModel, ModelFiles};
 use common::{Golden, golden_settings, relative_difference, repository};
 use cuda_support::{Count, Host, counted, random};
@@ -167,21 +167,38 @@ fn each_verdict_comes_from_its_cause() {
                 ledger.view_mut(),
                 rules,
             );
-            host.0
-                .copy_where(Says::Keep, ledger.view(), logits.view(), kept.view_mut());
+            host.0.copy_where(
+                Says::Keep,
+                ledger.view(),
+                Pieces::Even(1),
+                logits.view(),
+                kept.view_mut(),
+            );
             let mark = host.put(&[turn as f32]);
-            host.0
-                .copy_where(Says::Restore, ledger.view(), mark.view(), restored.view_mut());
+            host.0.copy_where(
+                Says::Restore,
+                ledger.view(),
+                Pieces::Even(1),
+                mark.view(),
+                restored.view_mut(),
+            );
             let bad = if bad_at == Some(turn) { f32::INFINITY } else { 1.0 };
             let gradients = host.put(&[1.0, bad, 1.0]);
-            host.0.check_gradients(gradients.view(), ledger.view_mut());
+            host.0.check_gradients(gradients.view(), ledger.view_mut(), 1);
             let (mut values, mut m, mut v) = (host.put(&[1.0]), host.put(&[0.0]), host.put(&[0.0]));
             let (first, gradient) = (host.put(&to_values(&[0.0])), host.put(&[1.0]));
             let moments = [m.view_mut(), v.view_mut()];
             let count = (first.view(), 1, 1);
             let into = values.view_mut();
-            host.0
-                .adamw_where(&AdamW::suta(0.5), ledger.view(), count, into, gradient.view(), moments);
+            host.0.adamw_where(
+                &AdamW::suta(0.5),
+                ledger.view(),
+                count,
+                (1, 0..1),
+                into,
+                gradient.view(),
+                moments,
+            );
             moved.push(values.get()[0] != 1.0);
         }
         let verdicts: Vec<Verdict> = Ledger::read(&ledger.get()).map_or(vec![], |ledger| {
@@ -248,6 +265,7 @@ fn an_update_on_the_devices_own_count() {
             &settings,
             ledger.view(),
             count,
+            (1, 0..len),
             values.view_mut(),
             gradients.view(),
             moments,

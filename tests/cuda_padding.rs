@@ -9,7 +9,7 @@ use aurist::adapt::{AdaptedParameters, Adapter, Selection};
 use aurist::engine::cpu::CpuBackend;
 use aurist::engine::cuda::CudaBackend;
 use aurist::engine::{
-    Arena, Attention, Backend, ObjectiveTerms, RelativeBias, RelativeBiasGradient, Rows, count_to_value,
+    Arena, Attention, Backend, ObjectiveTerms, RelativeBias, RelativeBiasGradient, Rows, Spans, count_to_value,
 };
 use aurist::model::{CtcModel, ModelFiles};
 use aurist::{AdaptationConfig, Compatibility, Method, ParameterChoice};
@@ -22,6 +22,15 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> std::sync::MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// A single utterance's rows, and padding.
+fn one_of<View>(starts: View, rows: usize) -> Spans<View> {
+    Spans {
+        starts,
+        count: 1,
+        longest: rows,
+    }
 }
 
 /// Rows with others behind them, which must not be seen: large, for they are finite by contract.
@@ -75,8 +84,8 @@ fn attention_among_the_rows_that_count() {
         let run = |shape: Attention, count: Option<usize>, biased: bool| {
             let frames = shape.frames;
             let (values, rows) = (frames * width, frames * heads);
-            let count = count.map(|count| host.put(&[count_to_value(count)]));
-            let count = || count.as_ref().map(|count| count.view());
+            let starts = count.map(|count| host.put(&[0, count].map(count_to_value)));
+            let spans = || starts.as_ref().map(|starts| one_of(starts.view(), frames));
             let distances = 2 * frames - 1;
             let (qkv, dout) = (
                 host.put(&padded(&qkv, 3 * values)),
@@ -92,7 +101,7 @@ fn attention_among_the_rows_that_count() {
             let (mut out, mut lse, mut dqkv) = (host.space(values), host.space(rows), host.space(3 * values));
             let (into, saved, space) = (out.view_mut(), lse.view_mut(), scratch.view_mut());
             host.0
-                .attention(shape, count(), qkv.view(), biased.then(bias), into, saved, space);
+                .attention(shape, spans(), qkv.view(), biased.then(bias), into, saved, space);
             let (mut dgate, mut dtable) = (host.space(rows), host.put(&vec![0.0; heads * distances]));
             let gradient = RelativeBiasGradient {
                 gate: dgate.view_mut(),
@@ -102,7 +111,7 @@ fn attention_among_the_rows_that_count() {
             let (saved, into, space) = (lse.view(), dqkv.view_mut(), scratch.view_mut());
             let (qkv, out, dout) = (qkv.view(), out.view(), dout.view());
             host.0
-                .attention_backward(shape, count(), qkv, pair, out, saved, dout, into, space);
+                .attention_backward(shape, spans(), qkv, pair, out, saved, dout, into, space);
             let of_bias = if biased {
                 [dgate.get(), dtable.get()]
             } else {
@@ -196,12 +205,12 @@ fn the_objective_of_the_frames_that_count() {
                 },
                 frames * classes,
             );
-            let count = count.map(|count| host.put(&[count_to_value(count)]));
+            let starts = count.map(|count| host.put(&[0, count].map(count_to_value)));
             let (logits, mut dlogits) = (host.put(&padded(&logits, len)), host.space(len));
-            let count = count.as_ref().map(|count| count.view());
+            let spans = starts.as_ref().map(|starts| one_of(starts.view(), frames));
             let value = host
                 .0
-                .entropy_mcc(&terms, shape, count, logits.view(), dlogits.view_mut());
+                .entropy_mcc(&terms, shape, spans, logits.view(), dlogits.view_mut());
             (value, dlogits.get())
         };
         let case = format!("{own_frames} of {frames} frames of {classes}");
@@ -271,8 +280,8 @@ fn passes(
         cols: model.config().vocab_size,
     };
     let (logits, dlogits) = a.padded_logits();
-    let (count, [logits], [dlogits]) = arena.split_counted(backend, a.counted(), [logits], [dlogits]);
-    let value = backend.entropy_mcc(&terms, shape, count, logits, dlogits);
+    let (spans, [logits], [dlogits]) = arena.split_spans(backend, a.spans(), [logits], [dlogits]);
+    let value = backend.entropy_mcc(&terms, shape, spans, logits, dlogits);
     parameters.zero_gradients(backend);
     model.backward(backend, &mut parameters, arena, &a);
     let mut logits = vec![0.0; a.output_frames() * model.config().vocab_size];

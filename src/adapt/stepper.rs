@@ -57,7 +57,7 @@ impl<B: Backend> Bench<B> {
             optimizer: AdamW::suta(config.learning_rate),
             over_time: config.compatibility == Compatibility::Suta,
             arena: Arena::new(backend, 0)?,
-            unattended: Memory::new(backend, config, parameters.stored())?,
+            unattended: Memory::new(backend, config, parameters.stored(), 1)?,
             owner: Replay::new_owner(),
             keep_from: if steps > 0 { lowest } else { KEEP_NOTHING },
             parameters,
@@ -220,11 +220,11 @@ impl<B: Backend> Stepper<'_, B> {
             cols: bench.model.config().vocab_size,
         };
         let (logits, dlogits) = activations.padded_logits();
-        let (counted, [logits], [dlogits]) =
+        let (spans, [logits], [dlogits]) =
             bench
                 .arena
-                .split_counted(self.backend, activations.counted(), [logits], [dlogits]);
-        self.backend.entropy_mcc(terms, shape, counted, logits, dlogits)
+                .split_spans(self.backend, activations.spans(), [logits], [dlogits]);
+        self.backend.entropy_mcc(terms, shape, spans, logits, dlogits)
     }
 
     /// CTC of a target, divided by its length; its gradient takes the place of the objective's.

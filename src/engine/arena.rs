@@ -1,6 +1,6 @@
 //! All activations of a step in one allocation, planned once per input length.
 
-use super::{Backend, EngineError, count_to_value};
+use super::{Backend, EngineError, Spans, count_to_value};
 use std::ops::Range;
 
 /// A stretch of the arena.
@@ -58,17 +58,22 @@ impl ArenaPlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
     /// Of the first convolution's output.
-    Convolved,
-    /// Of what the model gives.
-    Output,
+    Convolved = 0,
+    /// Of what the model gives: where its only utterance ends.
+    Output = FIRST_START as isize + 1,
 }
+
+/// Where the spans' starts begin among the words.
+const FIRST_START: usize = 1;
+/// Words of an arena at first: spans of eight utterances, which is what is passed through together by default.
+const WORDS: usize = 16;
 
 /// The memory behind a plan; it grows to the longest utterance seen and is used again for the next.
 pub struct Arena<B: Backend> {
     /// The one buffer that all slots point into.
     pub buffer: B::Buffer,
-    /// A word for each [`Count`], on devices that pad.
-    counts: B::Buffer,
+    /// Words, on devices that pad: the count after the first convolution, the spans' starts.
+    words: B::Buffer,
 }
 
 impl<B: Backend> Arena<B> {
@@ -76,13 +81,27 @@ impl<B: Backend> Arena<B> {
     pub fn new(backend: &B, len: usize) -> Result<Self, EngineError> {
         Ok(Self {
             buffer: backend.zeros(len)?,
-            counts: backend.zeros(if backend.pads() { 2 } else { 0 })?,
+            words: backend.zeros(if backend.pads() { WORDS } else { 0 })?,
         })
     }
 
-    /// How many rows count from now on: the first convolution's, the output's.
-    pub fn set_counts(&mut self, backend: &B, counts: [usize; 2]) {
-        backend.upload(&counts.map(count_to_value), backend.view_mut(&mut self.counts, 0..2));
+    /// Which rows count from now on: how many of the first convolution's output, and the starts of the output's spans with
+    /// the last one's end. After [`Arena::reserve_spans`] for as many.
+    pub fn set_counts(&mut self, backend: &B, convolved: usize, starts: &[usize]) {
+        let words: Vec<f32> = [&[convolved], starts]
+            .concat()
+            .into_iter()
+            .map(count_to_value)
+            .collect();
+        backend.upload(&words, backend.view_mut(&mut self.words, 0..words.len()));
+    }
+
+    /// Makes room for the starts of so many spans.
+    pub fn reserve_spans(&mut self, backend: &B, count: usize) -> Result<(), EngineError> {
+        if backend.len(&self.words) < FIRST_START + count + 1 {
+            self.words = backend.zeros((FIRST_START + count + 1).next_power_of_two())?;
+        }
+        Ok(())
     }
 
     /// Makes room for a plan. Contents are undefined afterwards.
@@ -113,9 +132,26 @@ impl<B: Backend> Arena<B> {
         reads: [Slot; R],
         writes: [Slot; W],
     ) -> (Option<B::View<'_>>, [B::View<'_>; R], [B::ViewMut<'_>; W]) {
-        let counted = counted.map(|count| backend.view(&self.counts, count as usize..count as usize + 1));
+        let counted = counted.map(|count| backend.view(&self.words, count as usize..count as usize + 1));
         let (reads, writes) = backend.split(&mut self.buffer, reads, writes);
         (counted, reads, writes)
+    }
+
+    /// The same with the starts of spans, where there are any.
+    pub fn split_spans<const R: usize, const W: usize>(
+        &mut self,
+        backend: &B,
+        spans: Option<Spans<()>>,
+        reads: [Slot; R],
+        writes: [Slot; W],
+    ) -> (Option<Spans<B::View<'_>>>, [B::View<'_>; R], [B::ViewMut<'_>; W]) {
+        let spans = spans.map(|spans| Spans {
+            starts: backend.view(&self.words, FIRST_START..FIRST_START + spans.count + 1),
+            count: spans.count,
+            longest: spans.longest,
+        });
+        let (reads, writes) = backend.split(&mut self.buffer, reads, writes);
+        (spans, reads, writes)
     }
 
     /// One slot, to read.

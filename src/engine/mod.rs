@@ -14,10 +14,10 @@ mod shapes;
 
 pub use arena::{Arena, ArenaPlan, Count, Slot};
 pub use ctc::{CtcLoss, ctc_loss, pseudo_label_loss};
-pub use ledger::{Judge, Ledger, Rules, Says, Verdict, to_values};
+pub use ledger::{Judge, Ledger, Pieces, Rules, Says, Verdict, to_values};
 pub use shapes::{
-    AdamW, Attention, BiasAndGradient, Conv1d, CrossAttention, CudaPrecision, GroupedConv1d, Linear, ObjectiveTerms,
-    ObjectiveValue, PseudoLabel, RelativeBias, RelativeBiasGradient, Rows, count_to_value,
+    AdamW, Attention, BiasAndGradient, Conv1d, CrossAttention, CudaPrecision, Each, GroupedConv1d, Linear,
+    ObjectiveTerms, ObjectiveValue, PseudoLabel, RelativeBias, RelativeBiasGradient, Rows, Spans, count_to_value,
 };
 
 use std::ops::Range;
@@ -140,9 +140,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
     }
 
     /// Whether inputs are worth padding to one of few lengths, so that records of the work on them can be kept
-    /// ([`Backend::replayable`]). Only then are operations told how many rows are counted: one word of memory
-    /// ([`count_to_value`]), which the work reads anew each time. The rows behind those are padding. Its values are finite,
-    /// nothing depends on them, and gradients are 0 there.
+    /// ([`Backend::replayable`]), and worth passing through together. Only then are operations told which rows count, by
+    /// words of memory ([`count_to_value`]) that the work reads anew each time: how many do, or [`Spans`]. The rows behind
+    /// are padding. Its values are finite, nothing depends on them, and gradients are 0 there.
     fn pads(&self) -> bool {
         false
     }
@@ -369,6 +369,48 @@ pub trait Backend: Send + Sync + Sized + 'static {
         dbias: Option<Self::ViewMut<'_>>,
     );
 
+    /// [`Backend::layer_norm`] of several utterances at once, each with its own γ and β; see [`Backend::pads`].
+    fn layer_norm_each(
+        &self,
+        _shape: Rows,
+        _spans: Spans<Self::View<'_>>,
+        _x: Self::View<'_>,
+        _weight: Each<Self::View<'_>>,
+        _bias: Each<Self::View<'_>>,
+        _y: Self::ViewMut<'_>,
+        _statistics: Self::ViewMut<'_>,
+    ) {
+        panic!("{NO_PADDING}");
+    }
+    /// [`Backend::layer_norm_backward_input`], the same way.
+    fn layer_norm_backward_input_each(
+        &self,
+        _shape: Rows,
+        _spans: Spans<Self::View<'_>>,
+        _x: Self::View<'_>,
+        _statistics: Self::View<'_>,
+        _weight: Each<Self::View<'_>>,
+        _dy: Self::View<'_>,
+        _dx: Self::ViewMut<'_>,
+        _accumulate: bool,
+    ) {
+        panic!("{NO_PADDING}");
+    }
+    /// [`Backend::layer_norm_backward_parameters`], the same way: γ's and β's gradients begin at these places of the first
+    /// utterance's among `gradients`.
+    fn layer_norm_backward_parameters_each(
+        &self,
+        _shape: Rows,
+        _spans: Spans<Self::View<'_>>,
+        _x: Self::View<'_>,
+        _statistics: Self::View<'_>,
+        _dy: Self::View<'_>,
+        _gradients: Each<Self::ViewMut<'_>>,
+        _places: [Option<usize>; 2],
+    ) {
+        panic!("{NO_PADDING}");
+    }
+
     /// Zeros in all rows but the counted ones; see [`Backend::pads`].
     fn clear_padding(&self, _shape: Rows, _counted: Self::View<'_>, _x: Self::ViewMut<'_>) {
         panic!("{NO_PADDING}");
@@ -404,12 +446,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Values of scratch memory that attention needs (forward and backward alike).
     fn attention_scratch(&self, shape: Attention) -> usize;
     /// Softmax attention over all heads: qkv `[T, 3, heads, head_dim]`, out `[T, heads, head_dim]`,
-    /// `log_sum_exp` `[heads, T]`. Scores are never stored: the backward pass recomputes them. Among counted rows alone
-    /// where [`Backend::pads`], with zeros for the others.
+    /// `log_sum_exp` `[heads, T]`. Scores are never stored: the backward pass recomputes them. With spans, T is all rows, an
+    /// utterance's rows see each other alone, and padding's outputs are 0.
     fn attention(
         &self,
         shape: Attention,
-        counted: Option<Self::View<'_>>,
+        spans: Option<Spans<Self::View<'_>>>,
         qkv: Self::View<'_>,
         bias: Option<RelativeBias<Self::View<'_>>>,
         out: Self::ViewMut<'_>,
@@ -420,7 +462,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn attention_backward(
         &self,
         shape: Attention,
-        counted: Option<Self::View<'_>>,
+        spans: Option<Spans<Self::View<'_>>>,
         qkv: Self::View<'_>,
         bias: BiasAndGradient<Self::View<'_>, Self::ViewMut<'_>>,
         out: Self::View<'_>,
@@ -457,13 +499,13 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// `y += x`, element by element over the whole of `y`; `x` may be longer (a position table).
     fn add_prefix(&self, x: Self::View<'_>, y: Self::ViewMut<'_>);
 
-    /// SUTA's objective and its gradient with respect to the logits, both `[T, V]`; see [`ObjectiveTerms`]. Of counted rows
-    /// alone where [`Backend::pads`].
+    /// SUTA's objective and its gradient with respect to the logits, both `[T, V]`; see [`ObjectiveTerms`]. Of one utterance:
+    /// a span's rows alone are in it, and padding's gradient is 0.
     fn entropy_mcc(
         &self,
         terms: &ObjectiveTerms,
         shape: Rows,
-        counted: Option<Self::View<'_>>,
+        spans: Option<Spans<Self::View<'_>>>,
         logits: Self::View<'_>,
         dlogits: Self::ViewMut<'_>,
     ) -> ObjectiveValue;

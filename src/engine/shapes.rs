@@ -39,6 +39,27 @@ pub fn count_to_value(rows: usize) -> f32 {
     f32::from_bits(u32::try_from(rows).expect("fewer than 2^32 rows"))
 }
 
+/// Utterances whose rows lie behind each other in one matrix. `View` is `()` where only sizes matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spans<View> {
+    /// The row at which each begins, and where the last ends: words ([`count_to_value`]), `[count + 1]`, on the device.
+    /// The rows behind are padding.
+    pub starts: View,
+    /// How many.
+    pub count: usize,
+    /// Rows of the longest, with the padding, or more.
+    pub longest: usize,
+}
+
+/// Values of which each utterance has its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Each<View> {
+    /// From the first utterance's on.
+    pub values: View,
+    /// From one utterance's to the next's; 0 where all have the same.
+    pub stride: usize,
+}
+
 /// A one-dimensional convolution over a channels-last, already zero-padded input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv1d {

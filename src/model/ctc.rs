@@ -8,7 +8,7 @@ use super::transformer::{Transformer, TransformerActivations};
 use super::wav2vec2::{Wav2Vec2Activations, Wav2Vec2Frontend};
 use super::whisper::{WhisperActivations, WhisperFrontend};
 use super::{FrontendConfig, ModelConfig, ModelError, Parameters, Weights};
-use crate::engine::{Arena, ArenaPlan, Backend, Count, Slot};
+use crate::engine::{Arena, ArenaPlan, Backend, Slot, Spans};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -60,8 +60,10 @@ pub struct Activations {
     /// With padding.
     rows: usize,
     values: usize,
-    /// Of one padded input: its own values, and how many rows count.
+    /// Of one padded input: its own values, and how many rows count after the first convolution and in the end.
     padded: Option<(usize, [usize; 2])>,
+    /// Where there is padding, or were inputs planned to be passed through together.
+    spans: Option<Spans<()>>,
     frontends: Vec<FrontendActivations>,
     utterances: Vec<Utterance>,
     transformer: TransformerActivations,
@@ -93,9 +95,9 @@ impl Activations {
         self.rows
     }
 
-    /// The count of rows, where the input is padded.
-    pub fn counted(&self) -> Option<Count> {
-        self.padded.map(|_| Count::Output)
+    /// Which rows are whose, where the input is padded or one of a batch.
+    pub fn spans(&self) -> Option<Spans<()>> {
+        self.spans
     }
 
     /// The rows of each utterance's logits.
@@ -286,7 +288,8 @@ impl<B: Backend> CtcModel<B> {
             .max(values)
     }
 
-    /// The same of inputs that are passed through together, of any lengths; see [`CtcModel::takes_batches`].
+    /// The same of inputs that are passed through together, of any lengths, on a device that [`Backend::pads`]; see
+    /// [`CtcModel::takes_batches`].
     pub fn plan_batch(&self, backend: &B, inputs: &[usize], keep_from: usize) -> Option<(ArenaPlan, Activations)> {
         self.plan_all(backend, inputs, keep_from, false)
     }
@@ -319,11 +322,17 @@ impl<B: Backend> CtcModel<B> {
             });
             rows += own;
         }
-        let all = utterances.iter().map(|utterance| utterance.rows.clone()).collect();
-        let transformer = {
-            let counted = is_padded.then_some(Count::Output);
-            self.transformer.plan(backend, &mut plan, all, keep_from, counted)
-        };
+        let longest = utterances
+            .iter()
+            .map(|utterance| utterance.rows.len())
+            .max()
+            .unwrap_or(0);
+        let spans = (is_padded || inputs.len() > 1).then_some(Spans {
+            starts: (),
+            count: inputs.len(),
+            longest,
+        });
+        let transformer = self.transformer.plan(backend, &mut plan, (rows, spans), keep_from);
         let width = self.config.transformer.width;
         let normed = match self.output.norm {
             Some(_) => plan.slot(rows * width),
@@ -333,6 +342,7 @@ impl<B: Backend> CtcModel<B> {
             rows,
             values: inputs.iter().sum(),
             padded: None,
+            spans,
             frontends,
             utterances,
             normed,
@@ -347,14 +357,9 @@ impl<B: Backend> CtcModel<B> {
     /// Puts the input in place.
     pub fn load_input(&self, backend: &B, arena: &mut Arena<B>, activations: &Activations, values: &[f32]) {
         self.load_inputs(backend, arena, activations, &[values]);
-        if let Some((_, counts)) = activations.padded {
-            arena.set_counts(backend, counts);
-            // What writes the gradient writes the rows that count.
-            backend.fill_zero(arena.view_mut(backend, activations.dlogits));
-        }
     }
 
-    /// Several inputs, of a batch.
+    /// Several inputs, of a batch; after [`Arena::reserve_spans`] for as many.
     pub fn load_inputs(&self, backend: &B, arena: &mut Arena<B>, activations: &Activations, inputs: &[&[f32]]) {
         assert_eq!(inputs.len(), activations.utterances.len());
         let places = activations.utterances.iter().zip(&activations.frontends);
@@ -368,6 +373,14 @@ impl<B: Backend> CtcModel<B> {
                 (Frontend::Wav2Vec2(_), FrontendActivations::Wav2Vec2(a)) => a.load_input(backend, arena, values),
                 _ => unreachable!("activations of another model"),
             }
+        }
+        if let Some((_, [convolved, rows])) = activations.padded {
+            arena.set_counts(backend, convolved, &[0, rows]);
+            // What writes the gradient writes the rows that count.
+            backend.fill_zero(arena.view_mut(backend, activations.dlogits));
+        } else if activations.spans.is_some() {
+            let ends = activations.utterances.iter().map(|utterance| utterance.rows.end);
+            arena.set_counts(backend, 0, &[0].into_iter().chain(ends).collect::<Vec<_>>());
         }
     }
 
@@ -399,7 +412,7 @@ impl<B: Backend> CtcModel<B> {
             .forward(backend, parameters, arena, &a.transformer, from);
         if let Some(norm) = &self.output.norm {
             let (x, statistics) = (a.transformer.output, a.statistics);
-            norm.forward_each(backend, parameters, arena, &a.utterance_rows(), x, a.normed, statistics);
+            norm.forward_each(backend, parameters, arena, (a.rows, a.spans), x, a.normed, statistics);
         }
         if let Some(head) = &self.output.head {
             head.forward(backend, parameters, arena, a.rows, a.normed, a.logits, false);
@@ -441,8 +454,8 @@ impl<B: Backend> CtcModel<B> {
         if let Some(norm) = &self.output.norm {
             let below = lowest < self.transformer.end_stage();
             let (saved, stream) = ((a.transformer.output, a.statistics), a.transformer.stream);
-            let (rows, input) = (a.utterance_rows(), below.then_some((stream, false)));
-            norm.backward_each(backend, parameters, arena, &rows, saved, a.dencoded(), input);
+            let (rows, input) = ((a.rows, a.spans), below.then_some((stream, false)));
+            norm.backward_each(backend, parameters, arena, rows, saved, a.dencoded(), input);
         }
         let streams = self
             .transformer

@@ -23,7 +23,8 @@ mod weight_norm;
 
 use super::{
     AdamW, Attention, Backend, BiasAndGradient, Conv1d, CrossAttention, DecoderBackend, EngineError, GroupedConv1d,
-    Linear, NO_PADDING, ObjectiveTerms, ObjectiveValue, PseudoLabel, RelativeBias, Rows, Slot, pseudo_label_loss,
+    Linear, NO_PADDING, ObjectiveTerms, ObjectiveValue, PseudoLabel, RelativeBias, Rows, Slot, Spans,
+    pseudo_label_loss,
 };
 use parallel::Shared;
 use std::ops::Range;
@@ -345,21 +346,21 @@ impl Backend for CpuBackend {
     fn attention(
         &self,
         shape: Attention,
-        counted: Option<&[f32]>,
+        spans: Option<Spans<&[f32]>>,
         qkv: &[f32],
         bias: Option<RelativeBias<&[f32]>>,
         out: &mut [f32],
         log_sum_exp: &mut [f32],
         scratch: &mut [f32],
     ) {
-        assert!(counted.is_none(), "{NO_PADDING}");
+        assert!(spans.is_none(), "{NO_PADDING}");
         attention::forward(self, shape, qkv, bias, out, log_sum_exp, scratch);
     }
 
     fn attention_backward(
         &self,
         shape: Attention,
-        counted: Option<&[f32]>,
+        spans: Option<Spans<&[f32]>>,
         qkv: &[f32],
         bias: BiasAndGradient<&[f32], &mut [f32]>,
         out: &[f32],
@@ -368,7 +369,7 @@ impl Backend for CpuBackend {
         dqkv: &mut [f32],
         scratch: &mut [f32],
     ) {
-        assert!(counted.is_none(), "{NO_PADDING}");
+        assert!(spans.is_none(), "{NO_PADDING}");
         attention::backward(self, shape, qkv, bias, out, log_sum_exp, dout, dqkv, scratch);
     }
 
@@ -406,11 +407,11 @@ impl Backend for CpuBackend {
         &self,
         terms: &ObjectiveTerms,
         shape: Rows,
-        counted: Option<&[f32]>,
+        spans: Option<Spans<&[f32]>>,
         logits: &[f32],
         dlogits: &mut [f32],
     ) -> ObjectiveValue {
-        assert!(counted.is_none(), "{NO_PADDING}");
+        assert!(spans.is_none(), "{NO_PADDING}");
         objective::entropy_mcc(terms, shape, logits, dlogits)
     }
 

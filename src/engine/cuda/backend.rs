@@ -2,11 +2,12 @@
 
 use super::device::{blocks, describe};
 use super::memory::{CudaBuffer, View, ViewMut};
+use super::norms::one;
 use super::ops::int;
 use super::{CudaBackend, address_of, lock};
 use crate::engine::{
-    AdamW, Attention, Backend, BiasAndGradient, Conv1d, EngineError, GroupedConv1d, Judge, Linear, ObjectiveTerms,
-    ObjectiveValue, PseudoLabel, RelativeBias, Replay, Rows, Slot, check_split,
+    AdamW, Attention, Backend, BiasAndGradient, Conv1d, Each, EngineError, GroupedConv1d, Judge, Linear,
+    ObjectiveTerms, ObjectiveValue, PseudoLabel, RelativeBias, Replay, Rows, Slot, Spans, check_split,
 };
 use cudarc::driver::result;
 use cudarc::driver::sys::CUresult;
@@ -144,7 +145,7 @@ impl Backend for CudaBackend {
 
     fn all_finite(&self, values: View<'_>) -> bool {
         let mut found = [1u32];
-        self.flag_not_finite(values, |flag| self.read(flag, &mut found));
+        self.flag_not_finite(values, 1, |flag| self.read(flag, &mut found));
         found == [0]
     }
 
@@ -296,15 +297,23 @@ impl Backend for CudaBackend {
         x: View<'_>,
         weight: View<'_>,
         bias: View<'_>,
-        mut y: ViewMut<'_>,
-        mut statistics: ViewMut<'_>,
+        y: ViewMut<'_>,
+        statistics: ViewMut<'_>,
     ) {
-        let (rows, cols) = (shape.rows, shape.cols);
-        let lens = (x.len(), y.len(), statistics.len(), weight.len(), bias.len());
-        assert_eq!(lens, (rows * cols, rows * cols, rows * 2, cols, cols));
-        let grid = (blocks(rows, 4), 1, 1);
-        self.launcher()
-            .layer_norm_forward(grid, x, weight, bias, &mut y, &mut statistics, int(rows), int(cols));
+        self.norm_forward(shape, None, x, one(weight), one(bias), y, statistics);
+    }
+
+    fn layer_norm_each(
+        &self,
+        shape: Rows,
+        spans: Spans<View<'_>>,
+        x: View<'_>,
+        weight: Each<View<'_>>,
+        bias: Each<View<'_>>,
+        y: ViewMut<'_>,
+        statistics: ViewMut<'_>,
+    ) {
+        self.norm_forward(shape, Some(spans), x, weight, bias, y, statistics);
     }
 
     fn layer_norm_backward_input(
@@ -314,23 +323,24 @@ impl Backend for CudaBackend {
         statistics: View<'_>,
         weight: View<'_>,
         dy: View<'_>,
-        mut dx: ViewMut<'_>,
+        dx: ViewMut<'_>,
         accumulate: bool,
     ) {
-        let (rows, cols) = (shape.rows, shape.cols);
-        let lens = (x.len(), dy.len(), dx.len(), statistics.len(), weight.len());
-        assert_eq!(lens, (rows * cols, rows * cols, rows * cols, rows * 2, cols));
-        self.launcher().layer_norm_backward_input(
-            (blocks(rows, 4), 1, 1),
-            x,
-            statistics,
-            weight,
-            dy,
-            &mut dx,
-            int(rows),
-            int(cols),
-            i32::from(accumulate),
-        );
+        self.norm_input(shape, None, x, statistics, one(weight), dy, dx, accumulate);
+    }
+
+    fn layer_norm_backward_input_each(
+        &self,
+        shape: Rows,
+        spans: Spans<View<'_>>,
+        x: View<'_>,
+        statistics: View<'_>,
+        weight: Each<View<'_>>,
+        dy: View<'_>,
+        dx: ViewMut<'_>,
+        accumulate: bool,
+    ) {
+        self.norm_input(shape, Some(spans), x, statistics, weight, dy, dx, accumulate);
     }
 
     fn layer_norm_backward_parameters(
@@ -339,25 +349,23 @@ impl Backend for CudaBackend {
         x: View<'_>,
         statistics: View<'_>,
         dy: View<'_>,
-        mut dweight: Option<ViewMut<'_>>,
-        mut dbias: Option<ViewMut<'_>>,
+        dweight: Option<ViewMut<'_>>,
+        dbias: Option<ViewMut<'_>>,
     ) {
-        let (rows, cols) = (shape.rows, shape.cols);
-        assert_eq!(
-            (x.len(), dy.len(), statistics.len()),
-            (rows * cols, rows * cols, rows * 2)
-        );
-        assert!([&dweight, &dbias].into_iter().flatten().all(|d| d.len() == cols));
-        self.launcher().layer_norm_backward_parameters(
-            (blocks(cols, 32), 1, 1),
-            x,
-            statistics,
-            dy,
-            dweight.as_mut(),
-            dbias.as_mut(),
-            int(rows),
-            int(cols),
-        );
+        self.norm_parameters(shape, x, statistics, dy, dweight, dbias);
+    }
+
+    fn layer_norm_backward_parameters_each(
+        &self,
+        shape: Rows,
+        spans: Spans<View<'_>>,
+        x: View<'_>,
+        statistics: View<'_>,
+        dy: View<'_>,
+        gradients: Each<ViewMut<'_>>,
+        places: [Option<usize>; 2],
+    ) {
+        self.norm_parameters_each(shape, spans, x, statistics, dy, gradients, places);
     }
 
     fn clear_padding(&self, shape: Rows, counted: View<'_>, mut x: ViewMut<'_>) {
@@ -402,20 +410,20 @@ impl Backend for CudaBackend {
     fn attention(
         &self,
         shape: Attention,
-        counted: Option<View<'_>>,
+        spans: Option<Spans<View<'_>>>,
         qkv: View<'_>,
         bias: Option<RelativeBias<View<'_>>>,
         out: ViewMut<'_>,
         log_sum_exp: ViewMut<'_>,
         _scratch: ViewMut<'_>,
     ) {
-        self.attention_forward(shape, counted, qkv, bias, out, log_sum_exp);
+        self.attention_forward(shape, spans, qkv, bias, out, log_sum_exp);
     }
 
     fn attention_backward(
         &self,
         shape: Attention,
-        counted: Option<View<'_>>,
+        spans: Option<Spans<View<'_>>>,
         qkv: View<'_>,
         bias: BiasAndGradient<View<'_>, ViewMut<'_>>,
         out: View<'_>,
@@ -424,7 +432,7 @@ impl Backend for CudaBackend {
         dqkv: ViewMut<'_>,
         scratch: ViewMut<'_>,
     ) {
-        self.attention_gradient(shape, counted, qkv, bias, out, log_sum_exp, dout, dqkv, scratch);
+        self.attention_gradient(shape, spans, qkv, bias, out, log_sum_exp, dout, dqkv, scratch);
     }
 
     fn relative_gate(&self, shape: Rows, projection: View<'_>, constant: View<'_>, gate: ViewMut<'_>) {
@@ -461,12 +469,13 @@ impl Backend for CudaBackend {
         &self,
         terms: &ObjectiveTerms,
         shape: Rows,
-        counted: Option<View<'_>>,
+        spans: Option<Spans<View<'_>>>,
         logits: View<'_>,
         dlogits: ViewMut<'_>,
     ) -> ObjectiveValue {
+        assert!(spans.is_none_or(|spans| spans.count == 1), "one utterance's objective");
         let mut value = [0.0f64; 4];
-        self.objective(terms, shape, counted, logits, dlogits, |result| {
+        self.objective(terms, shape, spans, logits, dlogits, |result| {
             self.read(result, &mut value)
         });
         let [loss, entropy, class_confusion, non_blank_frames] = value;

@@ -12,6 +12,7 @@ mod graph;
 mod launch;
 mod matmul;
 mod memory;
+mod norms;
 mod ops;
 mod speech;
 mod staging;

@@ -14,7 +14,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
-        counted: Option<View<'_, u32>>,
+        starts: Option<View<'_, u32>>,
         out: &mut ViewMut<'_>,
         log_sum_exp: &mut ViewMut<'_>,
         frames: i32,
@@ -26,7 +26,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
-            .optional(counted.as_ref().map(|view| view.address()))
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(out.address())
             .pointer(log_sum_exp.address())
             .value(frames)
@@ -43,7 +43,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
-        counted: Option<View<'_, u32>>,
+        starts: Option<View<'_, u32>>,
         out: &mut ViewMut<'_>,
         log_sum_exp: &mut ViewMut<'_>,
         frames: i32,
@@ -55,7 +55,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
-            .optional(counted.as_ref().map(|view| view.address()))
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(out.address())
             .pointer(log_sum_exp.address())
             .value(frames)
@@ -71,16 +71,18 @@ impl Launcher<'_> {
         grid: Grid,
         out: View<'_>,
         dout: View<'_>,
+        starts: Option<View<'_, u32>>,
         terms: &mut ViewMut<'_>,
-        frames: i32,
+        rows: i32,
         heads: i32,
         head_dim: i32,
     ) {
         self.arguments(&self.kernels().attention_row_terms)
             .pointer(out.address())
             .pointer(dout.address())
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(terms.address())
-            .value(frames)
+            .value(rows)
             .value(heads)
             .value(head_dim)
             .launch(grid, 128, 0);
@@ -93,7 +95,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
-        counted: Option<View<'_, u32>>,
+        starts: Option<View<'_, u32>>,
         log_sum_exp: View<'_>,
         terms: View<'_>,
         dout: View<'_>,
@@ -107,7 +109,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
-            .optional(counted.as_ref().map(|view| view.address()))
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(log_sum_exp.address())
             .pointer(terms.address())
             .pointer(dout.address())
@@ -126,7 +128,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
-        counted: Option<View<'_, u32>>,
+        starts: Option<View<'_, u32>>,
         log_sum_exp: View<'_>,
         terms: View<'_>,
         dout: View<'_>,
@@ -140,7 +142,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
-            .optional(counted.as_ref().map(|view| view.address()))
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(log_sum_exp.address())
             .pointer(terms.address())
             .pointer(dout.address())
@@ -159,7 +161,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
-        counted: Option<View<'_, u32>>,
+        starts: Option<View<'_, u32>>,
         log_sum_exp: View<'_>,
         terms: View<'_>,
         dout: View<'_>,
@@ -175,7 +177,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
-            .optional(counted.as_ref().map(|view| view.address()))
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(log_sum_exp.address())
             .pointer(terms.address())
             .pointer(dout.address())
@@ -196,7 +198,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
-        counted: Option<View<'_, u32>>,
+        starts: Option<View<'_, u32>>,
         log_sum_exp: View<'_>,
         terms: View<'_>,
         dout: View<'_>,
@@ -212,7 +214,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
-            .optional(counted.as_ref().map(|view| view.address()))
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(log_sum_exp.address())
             .pointer(terms.address())
             .pointer(dout.address())
