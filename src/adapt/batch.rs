@@ -186,6 +186,7 @@ impl<B: Backend> BatchAdapter<B> {
             pass,
             stage,
             values: a.values(),
+            label: (0, 0),
         };
         backend.replayable(replay(Pass::Forward, 0), || {
             self.model.forward(backend, &self.lanes.store, &mut self.arena, a, 0);
@@ -247,7 +248,7 @@ impl<B: Backend> BatchAdapter<B> {
             backend,
             judge,
             (&terms, rules),
-            (shape, spans),
+            (shape, spans, shape.rows),
             &mut self.arena,
             (a.logits(), a.dlogits()),
         );

@@ -181,6 +181,7 @@ impl<B: Backend> Stepper<'_, B> {
             pass,
             stage,
             values: self.activations().values(),
+            label: (0, 0),
         }
     }
 

@@ -2,13 +2,13 @@
 //! every step, and a whole step is recorded and replayed.
 
 use super::episode::Episode;
-use super::stepper::Stepper;
-use super::{AdaptedParameters, Descent, Snapshot};
+use super::stepper::{Moves, Stepper};
+use super::{AdaptedParameters, Descent, Snapshot, greedy_labels};
 use crate::engine::{
-    AdamW, Arena, Backend, EngineError, Judge, Ledger, ObjectiveTerms, Pass, Pieces, Rows, Rules, Says, Slot, Spans,
-    Verdict, to_values,
+    AdamW, Arena, Backend, EngineError, Judge, Ledger, ObjectiveTerms, Pass, Pieces, PlacedLabel, Replay, Rows, Rules,
+    Says, Slot, Spans, Verdict, count_to_value, to_values,
 };
-use crate::{AdaptationConfig, Guard, Method};
+use crate::{AdaptationConfig, Compatibility, Guard, Method};
 use std::ops::Range;
 
 /// Device memory for one, or for several at once.
@@ -21,12 +21,15 @@ pub(super) struct Memory<B: Backend> {
     first: B::Buffer,
     /// Gradients of the last good states.
     gradients: B::Buffer,
+    /// What a pseudo-label method goes towards, on the device and its symbols; none with others.
+    target: Option<(B::Buffer, usize)>,
+    over_time: bool,
     /// Logits of the last kept steps, `[T, V]` of the longest pass so far.
     logits: B::Buffer,
 }
 
 impl<B: Backend> Memory<B> {
-    /// For so many descents on so many adapted values each; `None` where the device cannot, or the configuration asks for
+    /// For so many descents on so many adapted values each (of SDPL one); `None` where the device cannot, or the configuration asks for
     /// what is the host's to decide.
     pub(super) fn new(
         backend: &B,
@@ -36,7 +39,7 @@ impl<B: Backend> Memory<B> {
     ) -> Result<Option<Self>, EngineError> {
         let steps = config.planned_steps();
         let for_host = config.stop_when_settled.is_some() || config.skip_confident.is_some();
-        let descends = !matches!(config.method, Method::None | Method::Sdpl | Method::Cea | Method::Awmc);
+        let descends = !matches!(config.method, Method::None | Method::Cea | Method::Awmc);
         if backend.judge().is_none() || for_host || !descends || steps == 0 || values == 0 {
             return Ok(None);
         }
@@ -46,6 +49,11 @@ impl<B: Backend> Memory<B> {
             ledgers: backend.zeros(count * Ledger::len(steps))?,
             first: backend.buffer(to_values(&[0.0]))?,
             gradients: backend.zeros(count * values)?,
+            target: match config.method {
+                Method::Sdpl => Some((backend.zeros(0)?, 0)),
+                _ => None,
+            },
+            over_time: config.compatibility == Compatibility::Suta,
             logits: backend.zeros(0)?,
         }))
     }
@@ -56,6 +64,25 @@ impl<B: Backend> Memory<B> {
             self.logits = backend.zeros(0)?;
             self.logits = backend.zeros(logits)?;
         }
+        Ok(())
+    }
+
+    /// Whether it wants to be told a target.
+    fn has_target(&self) -> bool {
+        self.target.is_some()
+    }
+
+    /// What a pseudo-label method goes towards from now on.
+    fn set_target(&mut self, backend: &B, symbols: &[usize]) -> Result<(), EngineError> {
+        let Some((buffer, len)) = &mut self.target else {
+            return Ok(());
+        };
+        if backend.len(buffer) < symbols.len() {
+            *buffer = backend.zeros(symbols.len().next_power_of_two())?;
+        }
+        let words: Vec<f32> = symbols.iter().map(|&symbol| count_to_value(symbol)).collect();
+        backend.upload(&words, backend.view_mut(buffer, 0..words.len()));
+        *len = words.len();
         Ok(())
     }
 
@@ -89,14 +116,20 @@ impl<B: Backend> Memory<B> {
         backend: &B,
         judge: &dyn Judge<B>,
         (terms, rules): (&ObjectiveTerms, Rules),
-        (shape, spans): (Rows, Option<Spans<()>>),
+        (shape, spans, own_frames): (Rows, Option<Spans<()>>, usize),
         arena: &mut Arena<B>,
         (logits, dlogits): (Slot, Slot),
     ) {
         let all = self.all();
         let (own, [from], [gradient]) = arena.split_spans(backend, spans, [logits], [dlogits]);
         let ledgers = backend.view_mut(&mut self.ledgers, all.clone());
-        judge.decide(terms, shape, own, from, gradient, ledgers, rules);
+        let label = self.target.as_ref().map(|(buffer, len)| PlacedLabel {
+            target: backend.view(buffer, 0..*len),
+            frames: own_frames,
+            blank: terms.blank,
+            over_time: self.over_time,
+        });
+        judge.decide(terms, (shape, own), label, from, gradient, ledgers, rules);
         let ledgers = backend.view(&self.ledgers, all);
         let kept = backend.view_mut(&mut self.logits, 0..logits.len);
         let pieces = match own {
@@ -158,10 +191,23 @@ impl<B: Backend> Stepper<'_, B> {
             steps,
             safeguard: config.safeguard,
         };
+        let mut label = (0, 0);
+        if memory.has_target() {
+            let target = greedy_labels(&episode.source_logits, self.classes(), self.blank());
+            if memory.set_target(backend, &target).is_err() {
+                // The host can go without.
+                self.bench.unattended = Some(memory);
+                return false;
+            }
+            label = (self.activations().output_frames(), target.len());
+        }
         let before = self.bench.parameters.steps_taken();
         memory.begin(backend, 1, before);
         for _ in 0..steps {
-            let replay = self.replay(Pass::Step, steps);
+            let replay = Replay {
+                label,
+                ..self.replay(Pass::Step, steps)
+            };
             backend.replayable(replay, || {
                 self.decide_unattended(judge, &mut memory, last_good, rules);
                 self.bench.parameters.zero_gradients(backend);
@@ -173,7 +219,10 @@ impl<B: Backend> Stepper<'_, B> {
             self.bench.passes.forwards += 1;
             self.bench.passes.backwards += 1;
         }
-        let replay = self.replay(Pass::Judgement, steps);
+        let replay = Replay {
+            label,
+            ..self.replay(Pass::Judgement, steps)
+        };
         backend.replayable(replay, || self.decide_unattended(judge, &mut memory, last_good, rules));
         let kept_before = episode.steps;
         memory.end(backend, [(0, &mut *episode)].into_iter());
@@ -193,13 +242,14 @@ impl<B: Backend> Stepper<'_, B> {
         let (backend, terms) = (self.backend, self.bench.terms);
         let (cols, activations) = (self.bench.model.config().vocab_size, self.activations());
         let (rows, spans) = (activations.padded_frames(), activations.spans());
+        let own_frames = activations.output_frames();
         let places = activations.padded_logits();
         let bench = &mut *self.bench;
         memory.decide(
             backend,
             judge,
             (&terms, rules),
-            (Rows { rows, cols }, spans),
+            (Rows { rows, cols }, spans, own_frames),
             &mut bench.arena,
             places,
         );

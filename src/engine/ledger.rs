@@ -1,6 +1,6 @@
 //! What a device writes down of a descent that it decides by itself: `kernels/descent.cu` has the rules, and the layout.
 
-use super::{AdamW, Backend, ObjectiveTerms, ObjectiveValue, Rows, Spans};
+use super::{AdamW, Backend, ObjectiveTerms, ObjectiveValue, PlacedLabel, Rows, Spans};
 use std::ops::Range;
 
 /// Words of the head, and of a turn's record.
@@ -113,12 +113,13 @@ pub enum Pieces<View> {
 /// A device that can decide descents by itself, one or several at once, whose ledgers lie behind each other. Everything
 /// only puts work in its queue, and may be recorded.
 pub trait Judge<B: Backend> {
-    /// Each span's objective with its gradient ([`Backend::entropy_mcc`]), and what to make of it, into the ledgers.
+    /// Each span's objective with its gradient ([`Backend::entropy_mcc`]), and what to make of it, into the ledgers. A single
+    /// utterance's may be the pseudo-label objective ([`Backend::pseudo_label`]), of which it then has loss and gradient.
     fn decide(
         &self,
         terms: &ObjectiveTerms,
-        shape: Rows,
-        spans: Option<Spans<B::View<'_>>>,
+        rows: (Rows, Option<Spans<B::View<'_>>>),
+        label: Option<PlacedLabel<B::View<'_>>>,
         logits: B::View<'_>,
         dlogits: B::ViewMut<'_>,
         ledgers: B::ViewMut<'_>,

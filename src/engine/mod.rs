@@ -17,7 +17,8 @@ pub use ctc::{CtcLoss, ctc_loss, pseudo_label_loss};
 pub use ledger::{Judge, Ledger, Pieces, Rules, Says, Verdict, to_values};
 pub use shapes::{
     AdamW, Attention, BiasAndGradient, Conv1d, CrossAttention, CudaPrecision, Each, GroupedConv1d, Linear,
-    ObjectiveTerms, ObjectiveValue, PseudoLabel, RelativeBias, RelativeBiasGradient, Rows, Spans, count_to_value,
+    ObjectiveTerms, ObjectiveValue, PlacedLabel, PseudoLabel, RelativeBias, RelativeBiasGradient, Rows, Spans,
+    count_to_value,
 };
 
 use std::ops::Range;
@@ -90,6 +91,8 @@ pub struct Replay {
     pub stage: usize,
     /// The input's values, which decide the sizes.
     pub values: usize,
+    /// Frames and symbols of the target that a step goes towards; 0 without one.
+    pub label: (usize, usize),
 }
 
 /// A pass through a model.

@@ -235,6 +235,19 @@ pub struct PseudoLabel<'a> {
     pub over_time: bool,
 }
 
+/// A pseudo-label whose target is on the device, as words ([`count_to_value`]), for an utterance of so many frames.
+#[derive(Debug, Clone, Copy)]
+pub struct PlacedLabel<View> {
+    /// The target, without blanks.
+    pub target: View,
+    /// T.
+    pub frames: usize,
+    /// Index of the CTC blank.
+    pub blank: usize,
+    /// As [`PseudoLabel::over_time`].
+    pub over_time: bool,
+}
+
 /// The objective's value on one utterance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ObjectiveValue {

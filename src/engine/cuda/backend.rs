@@ -471,12 +471,12 @@ impl Backend for CudaBackend {
         shape: Rows,
         spans: Option<Spans<View<'_>>>,
         logits: View<'_>,
-        dlogits: ViewMut<'_>,
+        mut dlogits: ViewMut<'_>,
     ) -> ObjectiveValue {
         assert!(spans.is_none_or(|spans| spans.count == 1), "one utterance's objective");
         let mut value = [0.0f64; 4];
-        self.objective(terms, shape, spans, logits, dlogits, |result| {
-            self.read(result, &mut value)
+        self.objective(terms, shape, spans, logits, &mut dlogits, 0, |_, result, _| {
+            self.read(result.as_view(), &mut value)
         });
         let [loss, entropy, class_confusion, non_blank_frames] = value;
         ObjectiveValue {

@@ -3,33 +3,37 @@
 use super::CudaBackend;
 use super::memory::{View, ViewMut};
 use super::ops::{extent, int, starts};
-use crate::engine::{AdamW, Judge, ObjectiveTerms, Pieces, Rows, Rules, Says, Spans};
+use super::speech::ctc_words;
+use crate::engine::{AdamW, Judge, ObjectiveTerms, Pieces, PlacedLabel, Rows, Rules, Says, Spans};
 use std::ops::Range;
 
 impl CudaBackend {
-    /// Each utterance's objective and gradient, then `then` with four numbers of each on the device: loss, entropy, class
-    /// confusion, non-blank frames.
+    /// Each utterance's objective and gradient, then `then` with the gradient, four numbers of each on the device (loss,
+    /// entropy, class confusion, non-blank frames) and so many words more.
     pub(super) fn objective(
         &self,
         terms: &ObjectiveTerms,
         shape: Rows,
         spans: Option<Spans<View<'_>>>,
         logits: View<'_>,
-        mut dlogits: ViewMut<'_>,
-        then: impl FnOnce(View<'_, f64>),
+        dlogits: &mut ViewMut<'_>,
+        more: usize,
+        then: impl FnOnce(&mut ViewMut<'_>, ViewMut<'_, f64>, ViewMut<'_, f64>),
     ) {
         let (frames, classes, (_, count)) = (shape.rows, shape.cols, extent(shape.rows, spans));
         assert_eq!((logits.len(), dlogits.len()), (frames * classes, frames * classes));
         let of_classes = 2 * classes * count as usize;
-        self.with_scratch(2 * (4 * frames + of_classes + 4 * count as usize), |mut scratch| {
+        let of_results = 4 * count as usize;
+        self.with_scratch(2 * (4 * frames + of_classes + of_results + more), |mut scratch| {
             let mut scratch = scratch.cast::<f64>();
             let (mut frame_terms, mut rest) = scratch.split(4 * frames);
-            let (mut class_terms, mut result) = rest.split(of_classes);
+            let (mut class_terms, mut rest) = rest.split(of_classes);
+            let (mut result, more) = rest.split(of_results);
             self.launcher().entropy_mcc(
                 (count, 1, 1),
                 logits,
                 starts(spans),
-                &mut dlogits,
+                dlogits,
                 &mut frame_terms,
                 &mut class_terms,
                 &mut result,
@@ -39,7 +43,7 @@ impl CudaBackend {
                 terms.temperature,
                 terms.entropy_weight,
             );
-            then(result.as_view());
+            then(dlogits, result, more);
         });
     }
 
@@ -65,20 +69,38 @@ impl Judge<CudaBackend> for CudaBackend {
     fn decide(
         &self,
         terms: &ObjectiveTerms,
-        shape: Rows,
-        spans: Option<Spans<View<'_>>>,
+        (shape, spans): (Rows, Option<Spans<View<'_>>>),
+        label: Option<PlacedLabel<View<'_>>>,
         logits: View<'_>,
-        dlogits: ViewMut<'_>,
+        mut dlogits: ViewMut<'_>,
         mut ledgers: ViewMut<'_>,
         rules: Rules,
     ) {
         let (_, count) = extent(shape.rows, spans);
         assert_eq!(ledgers.len(), count as usize * crate::engine::Ledger::len(rules.steps));
-        self.objective(terms, shape, spans, logits, dlogits, |value| {
-            let (mut ledgers, safeguard) = (ledgers.cast::<f64>(), i32::from(rules.safeguard));
-            self.launcher()
-                .descent_judge((count, 1, 1), value, &mut ledgers, int(rules.steps), safeguard);
-        });
+        assert!(label.is_none_or(|label| count == 1 && label.frames <= shape.rows));
+        let own = |label: PlacedLabel<_>| Rows {
+            rows: label.frames,
+            ..shape
+        };
+        let words = label.map_or(0, |label| ctc_words(own(label), label.target.len()));
+        self.objective(
+            terms,
+            shape,
+            spans,
+            logits,
+            &mut dlogits,
+            words,
+            |dlogits, mut value, mut space| {
+                if let Some(label) = label {
+                    self.ctc_launches(label, shape.cols, logits, dlogits, &mut space, &mut value);
+                }
+                let value = value.as_view();
+                let (mut ledgers, safeguard) = (ledgers.cast::<f64>(), i32::from(rules.safeguard));
+                self.launcher()
+                    .descent_judge((count, 1, 1), value, &mut ledgers, int(rules.steps), safeguard);
+            },
+        );
     }
 
     fn check_gradients(&self, gradients: View<'_>, mut ledgers: ViewMut<'_>, count: usize) {
