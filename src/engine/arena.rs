@@ -76,6 +76,13 @@ pub struct Arena<B: Backend> {
     words: B::Buffer,
 }
 
+/// Something that there need not be, and slots to read and to write.
+type With<'a, B, What, const R: usize, const W: usize> = (
+    Option<What>,
+    [<B as Backend>::View<'a>; R],
+    [<B as Backend>::ViewMut<'a>; W],
+);
+
 impl<B: Backend> Arena<B> {
     /// An arena of at least `len` values.
     pub fn new(backend: &B, len: usize) -> Result<Self, EngineError> {
@@ -131,7 +138,7 @@ impl<B: Backend> Arena<B> {
         counted: Option<Count>,
         reads: [Slot; R],
         writes: [Slot; W],
-    ) -> (Option<B::View<'_>>, [B::View<'_>; R], [B::ViewMut<'_>; W]) {
+    ) -> With<'_, B, B::View<'_>, R, W> {
         let counted = counted.map(|count| backend.view(&self.words, count as usize..count as usize + 1));
         let (reads, writes) = backend.split(&mut self.buffer, reads, writes);
         (counted, reads, writes)
@@ -144,7 +151,7 @@ impl<B: Backend> Arena<B> {
         spans: Option<Spans<()>>,
         reads: [Slot; R],
         writes: [Slot; W],
-    ) -> (Option<Spans<B::View<'_>>>, [B::View<'_>; R], [B::ViewMut<'_>; W]) {
+    ) -> With<'_, B, Spans<B::View<'_>>, R, W> {
         let spans = spans.map(|spans| Spans {
             starts: backend.view(&self.words, FIRST_START..FIRST_START + spans.count + 1),
             count: spans.count,

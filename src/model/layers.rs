@@ -280,11 +280,11 @@ impl LayerNorm {
         }
         let shape = Rows { rows, cols: self.cols };
         let reads = [saved.0, saved.1, dy];
-        if self.operands().iter().any(|id| parameters.is_adapted(*id)) {
-            if let (Some(spans), [x, statistics, dy], []) = arena.split_spans(backend, spans, reads, []) {
-                let (gradients, places) = parameters.gradients_of_each(backend, self.operands());
-                backend.layer_norm_backward_parameters_each(shape, spans, x, statistics, dy, gradients, places);
-            }
+        if self.operands().iter().any(|id| parameters.is_adapted(*id))
+            && let (Some(spans), [x, statistics, dy], []) = arena.split_spans(backend, spans, reads, [])
+        {
+            let (gradients, places) = parameters.gradients_of_each(backend, self.operands());
+            backend.layer_norm_backward_parameters_each(shape, spans, x, statistics, dy, gradients, places);
         }
         if let Some((dx, accumulate)) = input
             && let (Some(spans), [x, statistics, dy], [dx]) = arena.split_spans(backend, spans, reads, [dx])
