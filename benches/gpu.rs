@@ -13,8 +13,10 @@
 mod gpu {
     use aurist::adapt::{Adapter, BatchAdapter};
     use aurist::engine::cpu::CpuBackend;
-    use aurist::engine::cuda::{CudaBackend, CudaDevice, CudaPrecision};
-    use aurist::engine::{AdamW, Attention, Backend, Conv1d, GroupedConv1d, Linear, ObjectiveTerms, Rows};
+    use aurist::engine::cuda::{CudaBackend, CudaDevice};
+    use aurist::engine::{
+        AdamW, Attention, Backend, Conv1d, CudaPrecision, GroupedConv1d, Linear, ObjectiveTerms, Rows,
+    };
     use aurist::model::{Bundled, ModelFiles};
     use aurist::{AdaptationConfig, ParameterChoice, audio};
     use serde_json::{Value, json};
@@ -226,7 +228,7 @@ mod gpu {
             let mut memory = b.zeros(saved + space).expect("memory");
             let slots = [(0, saved), (saved, space)].map(|(offset, len)| aurist::engine::Slot { offset, len });
             let ([], [lse, scratch]) = b.split(&mut memory, [], slots);
-            b.attention(attention, v[0], None, out, lse, scratch);
+            b.attention(attention, None, v[0], None, out, lse, scratch);
         });
         let terms = ObjectiveTerms {
             temperature: 2.5,
@@ -242,7 +244,7 @@ mod gpu {
             flops: 60.0 * (t * 32) as f64,
         };
         row!(rows, sizes, cpu, gpu, operation, |b, v, out| {
-            b.entropy_mcc(&terms, logits, v[0], out);
+            b.entropy_mcc(&terms, logits, None, v[0], out);
         });
         let len = 90 * d * d / 8;
         let operation = Operation {

@@ -177,11 +177,21 @@ impl Bench {
         let product = 2.0 * (frames * frames * width) as f64;
         let backend = backend(&self.settings);
         self.row("attention", 2.0 * product, 16 * out.len(), layers, || {
-            backend.attention(shape, &qkv, None, &mut out, &mut log_sum_exp, &mut scratch);
+            backend.attention(shape, None, &qkv, None, &mut out, &mut log_sum_exp, &mut scratch);
         });
         // Two of its five products make again what forward did not store: the scores are one of them.
         self.row("attention, gradient", 5.0 * product, 32 * out.len(), layers, || {
-            backend.attention_backward(shape, &qkv, None, &out, &log_sum_exp, &dout, &mut dqkv, &mut scratch);
+            backend.attention_backward(
+                shape,
+                None,
+                &qkv,
+                None,
+                &out,
+                &log_sum_exp,
+                &dout,
+                &mut dqkv,
+                &mut scratch,
+            );
         });
     }
 
@@ -259,12 +269,12 @@ impl Bench {
         let (mut dweight, mut dbias) = (vec![0.0; shape.cols], vec![0.0; shape.cols]);
         let backend = backend(&self.settings);
         self.row("norm over time, GELU", 0.0, 8 * len, 1, || {
-            backend.channel_norm_gelu(shape, &x, &weight, &bias, &mut y, &mut statistics);
+            backend.channel_norm_gelu(shape, None, &x, &weight, &bias, &mut y, &mut statistics);
         });
         let mut d = dy.clone();
         self.row("norm over time, GELU, gradients", 0.0, 12 * len, 1, || {
             let (dweight, dbias) = (Some(&mut dweight[..]), Some(&mut dbias[..]));
-            backend.channel_norm_gelu_backward(shape, &x, &statistics, (&weight, &bias), &mut d, dweight, dbias);
+            backend.channel_norm_gelu_backward(shape, None, &x, &statistics, (&weight, &bias), &mut d, dweight, dbias);
         });
     }
 

@@ -6,6 +6,9 @@
 //
 // A column's sum over time is long (3,200 frames a second), so rows are cut into chunks, a grid row each: f32 within a
 // thread's share of a chunk, f64 from there on, in a fixed order.
+//
+// Where `counted` is given, the rows from the one it names on are padding, up to `rows`: no sum has them, and backward
+// makes them 0, as g is there already.
 #include "common.cuh"
 
 #define EPSILON 1e-5
@@ -16,10 +19,13 @@ __device__ __forceinline__ int share(int rows, int warp) { return rows > warp ? 
 // (mean, squares about it) of each chunk and column into `partial` [chunks, cols, 2]. A block has 32 columns and eight
 // warps, which take every eighth row (Welford's recurrence). Grid: (ceil(cols / 32), chunks).
 KERNEL __launch_bounds__(256)
-channel_norm_moments(const float* __restrict__ x, double* __restrict__ partial, int rows, int cols, int chunk) {
+channel_norm_moments(const float* __restrict__ x, const unsigned* OPTIONAL counted, double* __restrict__ partial,
+                     int all, int cols, int chunk) {
     __shared__ float means[8][32], squares[8][32];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, col = blockIdx.x * 32 + lane;
-    const int first = blockIdx.y * chunk, end = min(rows, first + chunk);
+    const int first = blockIdx.y * chunk, end = min(rows_that_count(counted, all), first + chunk);
+    // A chunk of padding.
+    if (end <= first) return;
     float count = 0.0f, mean = 0.0f, square = 0.0f;
     if (col < cols) {
         for (int row = first + warp; row < end; row += 8) {
@@ -50,9 +56,9 @@ channel_norm_moments(const float* __restrict__ x, double* __restrict__ partial, 
 
 // The chunks' moments to (μ, 1/σ). Grid: ceil(cols / 128).
 KERNEL __launch_bounds__(128)
-channel_norm_statistics(const double* __restrict__ partial, float* __restrict__ statistics, int rows, int cols,
-                        int chunk) {
-    const int col = blockIdx.x * 128 + threadIdx.x;
+channel_norm_statistics(const double* __restrict__ partial, const unsigned* OPTIONAL counted,
+                        float* __restrict__ statistics, int all, int cols, int chunk) {
+    const int col = blockIdx.x * 128 + threadIdx.x, rows = rows_that_count(counted, all);
     if (col >= cols) return;
     double mean = 0.0, squares = 0.0;
     for (int first = 0, index = 0; first < rows; first += chunk, index++) {
@@ -119,12 +125,13 @@ channel_norm_gelu_gradient(const float* __restrict__ x, const float* __restrict_
     }
 }
 
-// The chunks' sums to dγ and dβ (accumulated where not null) and to the means over time, `means` [cols, 2]. Grid:
-// ceil(cols / 128).
+// The chunks' sums to dγ and dβ (accumulated where not null) and to the means over time, `means` [cols, 2]. Padding has
+// added nothing. Grid: ceil(cols / 128).
 KERNEL __launch_bounds__(128)
-channel_norm_gradient_sums(const double* __restrict__ partial, float* OPTIONAL dweight, float* OPTIONAL dbias,
-                           float* __restrict__ means, int rows, int cols, int chunks) {
-    const int col = blockIdx.x * 128 + threadIdx.x;
+channel_norm_gradient_sums(const double* __restrict__ partial, const unsigned* OPTIONAL counted,
+                           float* OPTIONAL dweight, float* OPTIONAL dbias, float* __restrict__ means, int all,
+                           int cols, int chunks) {
+    const int col = blockIdx.x * 128 + threadIdx.x, rows = rows_that_count(counted, all);
     if (col >= cols) return;
     double sum = 0.0, along = 0.0;
     for (int index = 0; index < chunks; index++) {
@@ -141,15 +148,15 @@ channel_norm_gradient_sums(const double* __restrict__ partial, float* OPTIONAL d
 // g to dx in place. Grid: (ceil(cols / 32), chunks).
 KERNEL __launch_bounds__(256)
 channel_norm_backward_apply(const float* __restrict__ x, const float* __restrict__ statistics,
-                            const float* __restrict__ weight, const float* __restrict__ means, float* __restrict__ d,
-                            int rows, int cols, int chunk) {
+                            const float* __restrict__ weight, const float* __restrict__ means,
+                            const unsigned* OPTIONAL counted, float* __restrict__ d, int all, int cols, int chunk) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, col = blockIdx.x * 32 + lane;
     if (col >= cols) return;
-    const int first = blockIdx.y * chunk, end = min(rows, first + chunk);
+    const int first = blockIdx.y * chunk, end = min(all, first + chunk), rows = rows_that_count(counted, all);
     const float mean = statistics[2 * col], inverse = statistics[2 * col + 1], factor = weight[col] * inverse;
     const float plain = means[2 * col], along = means[2 * col + 1];
     for (int row = first + warp; row < end; row += 8) {
         const long long at = (long long)row * cols + col;
-        d[at] = factor * (d[at] - plain - (x[at] - mean) * inverse * along);
+        d[at] = row < rows ? factor * (d[at] - plain - (x[at] - mean) * inverse * along) : 0.0f;
     }
 }

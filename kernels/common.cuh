@@ -15,6 +15,25 @@
 // NVRTC has no <math.h>.
 #define MINUS_INFINITY __int_as_float(0xff800000)
 
+// The rows from the one that `counted` names on are padding; without it there is none.
+__device__ __forceinline__ int rows_that_count(const unsigned* counted, int rows) {
+    return counted ? min((int)*counted, rows) : rows;
+}
+
+// The rows of one of several utterances, which lie behind each other: `starts` [count + 1] says where. The last one's have
+// the padding behind them, which does not count. Without `starts` all rows are one utterance's.
+struct Span {
+    int first;  // Of all rows.
+    int rows;   // That count.
+    int all;    // With padding.
+};
+
+__device__ __forceinline__ Span span_of(const unsigned* starts, int utterance, int count, int rows) {
+    if (!starts) return Span{0, rows, rows};
+    const int first = (int)starts[utterance], end = (int)starts[utterance + 1];
+    return Span{first, end - first, (utterance + 1 == count ? rows : end) - first};
+}
+
 // Sums over the 32 lanes of a warp, and over the 16 lanes of a half; every lane receives the sum.
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll

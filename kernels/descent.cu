@@ -6,6 +6,9 @@
 // gradients to zero, backward pass; descent_check; the state and its gradients become the last good ones; AdamW along the
 // last good gradients; forward pass. After the planned steps another turn's first half.
 //
+// Several descents are decided at once: their ledgers, of `words` words each, lie behind each other, a grid row each (of
+// single blocks a block each).
+//
 // The ledger (src/engine/ledger.rs) is [8 + 5 turns] of f64: a head, then loss, entropy, class confusion, non-blank frames
 // and verdict of each turn.
 #include "common.cuh"
@@ -31,10 +34,12 @@
 #define BAD_GRADIENT 6.0
 
 // What to make of the objective's `value` (loss, entropy, class confusion, non-blank frames). `KEPT` counts the steps that
-// stand, `FACTOR` is what the learning rate has shrunk to. One thread. Grid: 1.
+// stand, `FACTOR` is what the learning rate has shrunk to. One thread. Grid: descents.
 KERNEL __launch_bounds__(32)
 descent_judge(const double* __restrict__ value, double* __restrict__ ledger, int steps, int safeguard) {
     if (threadIdx.x > 0) return;
+    value += 4 * blockIdx.x;
+    ledger += (long long)blockIdx.x * (HEAD + RECORD * (steps + 1));
     const int turn = (int)ledger[TURN];
     double* record = ledger + HEAD + RECORD * turn;
     const bool ended = turn > 0 && (record - RECORD)[4] > GOES_ON;
@@ -68,19 +73,26 @@ descent_judge(const double* __restrict__ value, double* __restrict__ ledger, int
     ledger[TURN] = turn + 1;
 }
 
-// The last turn's verdict again, its gradients being known: `bad` is raised where one is not finite. One thread. Grid: 1.
-KERNEL __launch_bounds__(32) descent_check(const unsigned* __restrict__ bad, double* __restrict__ ledger) {
-    if (threadIdx.x > 0 || ledger[SOUND] == 0.0 || *bad == 0) return;
+// The last turn's verdict again, its gradients being known: `bad` is raised where one is not finite. One thread.
+// Grid: descents.
+KERNEL __launch_bounds__(32) descent_check(const unsigned* __restrict__ bad, double* __restrict__ ledger, int words) {
+    ledger += (long long)blockIdx.x * words;
+    if (threadIdx.x > 0 || ledger[SOUND] == 0.0 || bad[blockIdx.x] == 0) return;
     ledger[HEAD + RECORD * ((int)ledger[TURN] - 1) + 4] = BAD_GRADIENT;
     ledger[SOUND] = 0.0;
     ledger[MOVE] = 0.0;
 }
 
-// to = from where the ledger's word says so. Grid: any.
+// to = from where the ledger's word says so: `len` values of each descent, or with `starts` its rows of so many columns.
+// Grid: (any, descents).
 KERNEL __launch_bounds__(256)
-descent_copy(const double* __restrict__ ledger, int word, const float* __restrict__ from, float* __restrict__ to,
-             long long len) {
-    if (ledger[word] == 0.0) return;
+descent_copy(const double* __restrict__ ledger, int words, int word, const unsigned* OPTIONAL starts, int cols,
+             const float* __restrict__ from, float* __restrict__ to, long long len) {
+    if (ledger[(long long)blockIdx.y * words + word] == 0.0) return;
+    const long long first = starts ? (long long)starts[blockIdx.y] * cols : blockIdx.y * len;
+    if (starts) len = (long long)starts[blockIdx.y + 1] * cols - first;
+    from += first;
+    to += first;
     for (long long index = (long long)blockIdx.x * blockDim.x + threadIdx.x; index < len;
          index += (long long)gridDim.x * blockDim.x) {
         to[index] = from[index];
@@ -88,13 +100,19 @@ descent_copy(const double* __restrict__ ledger, int word, const float* __restric
 }
 
 // AdamW, as in adamw.cu, where the turn moves: the learning rate times `FACTOR`, at step number
-// (first + KEPT) · multiplicity + repeat. Seven passes over the stretch. Grid: any.
+// (first + KEPT) · multiplicity + repeat. Seven passes over the stretch; another descent's is `share` values further. Grid:
+// (any, descents).
 KERNEL __launch_bounds__(256)
-descent_adamw(const double* __restrict__ ledger, float* __restrict__ values, const float* __restrict__ gradients,
+descent_adamw(const double* __restrict__ ledger, int words, long long share, float* __restrict__ values, const float* __restrict__ gradients,
               float* __restrict__ first_moment, float* __restrict__ second_moment, double beta1, double beta2,
               double learning_rate, double weight_decay, float epsilon, const double* __restrict__ first,
               int multiplicity, int repeat, long long len) {
     __shared__ float factors[3];
+    ledger += (long long)blockIdx.y * words;
+    values += blockIdx.y * share;
+    gradients += blockIdx.y * share;
+    first_moment += blockIdx.y * share;
+    second_moment += blockIdx.y * share;
     if (ledger[MOVE] == 0.0) return;
     if (threadIdx.x == 0) {
         const double step = (*first + ledger[KEPT]) * multiplicity + repeat, rate = learning_rate * ledger[FACTOR];

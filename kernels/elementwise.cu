@@ -26,9 +26,18 @@ KERNEL __launch_bounds__(256) add(const float* __restrict__ x, float* __restrict
     FOR_EACH(index, len) y[index] += x[index];
 }
 
-// Raises `found` where a value is infinite or NaN; it must be 0 before. Grid: any.
+// Zeros in the padding of x [rows, cols]. Grid: any.
+KERNEL __launch_bounds__(256) clear_padding(const unsigned* __restrict__ counted, float* x, int rows, int cols) {
+    const long long first = (long long)rows_that_count(counted, rows) * cols;
+    FOR_EACH(index, (long long)rows * cols - first) x[first + index] = 0.0f;
+}
+
+// Raises `found` where one of `len` values is infinite or NaN; it must be 0 before. A grid row each of several such
+// stretches, which lie behind each other, and its flag. Grid: (any, stretches).
 KERNEL __launch_bounds__(256) find_not_finite(const float* __restrict__ x, unsigned* found, long long len) {
     bool bad = false;
+    x += blockIdx.y * len;
+    found += blockIdx.y;
     // The exponent's bits are all ones.
     FOR_EACH(index, len) bad |= (__float_as_uint(x[index]) & 0x7f800000u) == 0x7f800000u;
     // Many may raise it; all write the same.

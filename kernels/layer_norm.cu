@@ -2,17 +2,31 @@
 //
 // Backward: with g = dy γ, dx = (g - mean(g) - x̂ mean(g x̂)) / σ; dγ = Σ_rows dy x̂, dβ = Σ_rows dy.
 // `statistics` holds (μ, 1/σ) a row.
+//
+// With `starts`, the rows are those of `utterances` behind each other, each with its own γ and β (and their gradients), so
+// far apart as the strides say: 0 where all have the same. Padding takes the last one's.
 #include "common.cuh"
 
 #define EPSILON 1e-5f
+
+// Whose row it is.
+__device__ __forceinline__ int utterance_of(const unsigned* starts, int utterances, int row) {
+    int utterance = 0;
+    while (starts && utterance + 1 < utterances && row >= (int)starts[utterance + 1]) utterance++;
+    return utterance;
+}
 
 // A warp a row, four rows a block: no block-wide barrier, and a row's later passes find it in the first-level cache.
 // Grid: ceil(rows / 4).
 KERNEL __launch_bounds__(128)
 layer_norm_forward(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
-                   float* __restrict__ y, float* __restrict__ statistics, int rows, int cols) {
+                   const unsigned* OPTIONAL starts, float* __restrict__ y, float* __restrict__ statistics, int rows,
+                   int cols, int utterances, int weight_stride, int bias_stride) {
     const int row = blockIdx.x * 4 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
     if (row >= rows) return;
+    const long long utterance = utterance_of(starts, utterances, row);
+    weight += utterance * weight_stride;
+    bias += utterance * bias_stride;
     x += (long long)row * cols;
     y += (long long)row * cols;
     float sum = 0.0f;
@@ -35,10 +49,12 @@ layer_norm_forward(const float* __restrict__ x, const float* __restrict__ weight
 // dx = ... (+ dx). A warp a row, as forward. Grid: ceil(rows / 4).
 KERNEL __launch_bounds__(128)
 layer_norm_backward_input(const float* __restrict__ x, const float* __restrict__ statistics,
-                          const float* __restrict__ weight, const float* __restrict__ dy, float* __restrict__ dx,
-                          int rows, int cols, int accumulate) {
+                          const float* __restrict__ weight, const float* __restrict__ dy,
+                          const unsigned* OPTIONAL starts, float* __restrict__ dx, int rows, int cols, int accumulate,
+                          int utterances, int weight_stride) {
     const int row = blockIdx.x * 4 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
     if (row >= rows) return;
+    weight += (long long)utterance_of(starts, utterances, row) * weight_stride;
     x += (long long)row * cols;
     dy += (long long)row * cols;
     dx += (long long)row * cols;
@@ -59,13 +75,20 @@ layer_norm_backward_input(const float* __restrict__ x, const float* __restrict__
 }
 
 // dγ += ..., dβ += ...; either may be null. A block has 32 columns and sixteen warps, which take every sixteenth row; a
-// warp reads 32 columns side by side. The sums' order is fixed. Grid: ceil(cols / 32).
+// warp reads 32 columns side by side. The sums' order is fixed. Grid: (ceil(cols / 32), utterances).
 KERNEL __launch_bounds__(512)
 layer_norm_backward_parameters(const float* __restrict__ x, const float* __restrict__ statistics,
-                               const float* __restrict__ dy, float* OPTIONAL dweight, float* OPTIONAL dbias, int rows,
-                               int cols) {
+                               const float* __restrict__ dy, const unsigned* OPTIONAL starts, float* OPTIONAL dweight,
+                               float* OPTIONAL dbias, int all, int cols, int stride) {
     __shared__ float weights[16][32], biases[16][32];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, col = blockIdx.x * 32 + lane;
+    const Span span = span_of(starts, blockIdx.y, gridDim.y, all);
+    const int rows = span.rows;
+    x += (long long)span.first * cols;
+    dy += (long long)span.first * cols;
+    statistics += 2 * (long long)span.first;
+    if (dweight) dweight += (long long)blockIdx.y * stride;
+    if (dbias) dbias += (long long)blockIdx.y * stride;
     float dw = 0.0f, db = 0.0f;
     if (col < cols) {
         for (int row = warp; row < rows; row += 16) {

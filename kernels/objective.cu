@@ -5,20 +5,28 @@
 //   frame weights w_t ∝ 1 + exp(-H_t) with mean 1, held constant;
 //   C = 1 - (1/V) Σ_j a_j / s_j,  a_j = Σ_t w_t p_tj²,  s_j = Σ_t w_t p_tj;
 //   ∂C/∂p_tj = g_tj = -w_t (2 p_tj - a_j / s_j) / (s_j V),  ∂C/∂z = p (g - Σ_k p_k g_k) / T.
+// A block an utterance: with `starts`, frames lie behind each other. Padding is in no sum, and its gradient is 0.
+//
 // Exponentials in f32, sums over frames in f64: they must not lose what tells the classes apart.
 #include "common.cuh"
 
 #define WARPS 16
 
-// One block: T times V is a few ten thousand values. `frame_terms` [frames, 4] and `class_terms` [classes, 2] are
-// scratch; `result` receives loss, E, C, N. Grid: 1.
-KERNEL __launch_bounds__(512)
-entropy_mcc(const float* __restrict__ logits, float* __restrict__ dlogits, double* __restrict__ frame_terms,
-            double* __restrict__ class_terms, double* __restrict__ result, int frames, int classes, int blank,
-            double temperature, double entropy_weight) {
+// One block an utterance: T times V is a few ten thousand values. `frame_terms` [frames, 4] and `class_terms` [utterances,
+// classes, 2] are scratch; `result` [utterances, 4] receives loss, E, C, N. Grid: utterances.
+KERNEL __launch_bounds__(512, 1)
+entropy_mcc(const float* __restrict__ logits, const unsigned* OPTIONAL starts, float* __restrict__ dlogits,
+            double* __restrict__ frame_terms, double* __restrict__ class_terms, double* __restrict__ result, int rows,
+            int classes, int blank, double temperature, double entropy_weight) {
     __shared__ double partial[WARPS];
     __shared__ double squares[WARPS][32], sums[WARPS][32];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const Span span = span_of(starts, blockIdx.x, gridDim.x, rows);
+    const int frames = span.rows;
+    logits += (long long)span.first * classes;
+    dlogits += (long long)span.first * classes;
+    frame_terms += 4 * (long long)span.first;
+    class_terms += 2 * (long long)blockIdx.x * classes;
     const float inverse_temperature = (float)(1.0 / temperature);
 
     // A warp a frame: highest logit and where it is first, log Σ exp, entropy.
@@ -124,7 +132,12 @@ entropy_mcc(const float* __restrict__ logits, float* __restrict__ dlogits, doubl
             d[index] = (float)gradient;
         }
     }
+    for (long long index = (long long)frames * classes + threadIdx.x; index < (long long)span.all * classes;
+         index += 512) {
+        dlogits[index] = 0.0f;
+    }
     if (threadIdx.x == 0) {
+        result += 4 * blockIdx.x;
         const double mean_entropy = count > 0.0 ? entropies / count : 0.0;
         result[0] = entropy_weight * mean_entropy + confusion_weight * confusion;
         result[1] = mean_entropy;

@@ -5,7 +5,7 @@ use crate::adapt::{Adapter, BatchAdapter, Episode, PolicyState};
 use crate::engine::cpu::CpuBackend;
 #[cfg(feature = "cuda")]
 use crate::engine::cuda::{CudaBackend, CudaDevice, device_count};
-use crate::engine::{Backend, EngineError};
+use crate::engine::{Backend, CudaPrecision, EngineError};
 use crate::model::{CtcModel, ModelConfig, ModelError, ModelFiles};
 use std::sync::Arc;
 
@@ -16,9 +16,9 @@ pub enum Device {
     #[default]
     Cpu,
     /// The first GPU where there is one that can be used, else the processor.
-    Auto,
+    Auto(CudaPrecision),
     /// A GPU, counted from 0 as its driver does.
-    Cuda(usize),
+    Cuda(usize, CudaPrecision),
 }
 
 /// A model in a device's memory.
@@ -45,16 +45,16 @@ impl PlacedModel {
         match device {
             Device::Cpu => Ok(Self::Cpu(Arc::new(files.load(&CpuBackend::new(1)?)?))),
             #[cfg(feature = "cuda")]
-            Device::Auto if device_count().is_ok() => Self::load(files, Device::Cuda(0)),
-            Device::Auto => Self::load(files, Device::Cpu),
+            Device::Auto(precision) if device_count().is_ok() => Self::load(files, Device::Cuda(0, precision)),
+            Device::Auto(_) => Self::load(files, Device::Cpu),
             #[cfg(feature = "cuda")]
-            Device::Cuda(index) => {
-                let device = CudaDevice::open(index)?;
+            Device::Cuda(index, precision) => {
+                let device = CudaDevice::with_precision(index, precision)?;
                 let model = files.load(&CudaBackend::new(&device)?)?;
                 Ok(Self::Cuda(device, Arc::new(model)))
             }
             #[cfg(not(feature = "cuda"))]
-            Device::Cuda(index) => Err(ModelError::Engine(EngineError::NoGpu(format!(
+            Device::Cuda(index, _) => Err(ModelError::Engine(EngineError::NoGpu(format!(
                 "cuda:{index}: this aurist was built without the feature `cuda`"
             )))),
         }

@@ -169,8 +169,8 @@ impl Recognizer {
         let (identity, name, preset) = (files.identity.clone(), files.name.clone(), files.preset.clone());
         let device = match (&writer, device) {
             // Its decoder runs on the processor.
-            (Writer::Whisper(_), Device::Auto) => Device::Cpu,
-            (Writer::Whisper(_), Device::Cuda(_)) => return Err(Error::OnGpu),
+            (Writer::Whisper(_), Device::Auto(_)) => Device::Cpu,
+            (Writer::Whisper(_), Device::Cuda(..)) => return Err(Error::OnGpu),
             _ => device,
         };
         let model = PlacedModel::load(files, device)?;

@@ -277,7 +277,7 @@ fn what_lies_below_the_adapted_layers_is_computed_once() {
         for _ in 0..10 {
             use aurist::engine::Backend;
             let ([logits], [dlogits]) = arena.split(&backend, [activations.logits()], [activations.dlogits()]);
-            backend.entropy_mcc(&terms, shape, logits, dlogits);
+            backend.entropy_mcc(&terms, shape, None, logits, dlogits);
             noted.store.zero_gradients(&backend);
             model.backward(&backend, &mut noted, &mut arena, &activations);
             noted.store.update(&backend, &AdamW::suta(1e-3));

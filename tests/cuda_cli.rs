@@ -65,10 +65,35 @@ fn without_a_driver_a_gpu_is_an_error_and_auto_is_the_cpu() {
     assert_eq!(text("cpu"), text("auto"));
 }
 
+#[test]
+fn a_precision_is_a_gpus() {
+    for arguments in [
+        &["--cuda-precision", "tf32"][..],
+        &["--cuda-precision", "exact", "--device", "cpu"],
+    ] {
+        aurist()
+            .arg("transcribe")
+            .args(arguments)
+            .arg(clip())
+            .assert()
+            .code(2)
+            .stdout("")
+            .stderr(contains("add --device cuda:0 or --device auto"));
+    }
+    let mut wrong = aurist();
+    wrong.args(["transcribe", "--device", "auto", "--cuda-precision", "f16"]);
+    wrong.arg(clip()).assert().code(2).stderr(contains("exact, tf32, bf16"));
+    // auto may come to the processor, which has one precision.
+    let Some(mut command) = without_gpu() else { return };
+    command.args(["--adapt", "none", "--device", "auto", "--cuda-precision", "bf16"]);
+    command.arg(clip()).assert().success();
+}
+
 /// One JSON document of a run with SUTA on the bundled model.
-fn transcribed(device: &str) -> serde_json::Value {
+fn transcribed(device: &str, more: &[&str]) -> serde_json::Value {
     let mut command = aurist();
     command.args(["transcribe", "--device", device, "--steps", "3", "-f", "json"]);
+    command.args(more);
     let output = command.arg(clip()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -79,18 +104,57 @@ fn the_gpu_transcribes_as_the_cpu_does() {
     if !emulated() {
         return;
     }
-    let (cpu, gpu) = (transcribed("cpu"), transcribed("cuda:0"));
+    let (cpu, gpu) = (transcribed("cpu", &[]), transcribed("cuda:0", &[]));
     assert!(!cpu["text"].as_str().unwrap().is_empty());
     assert_eq!(cpu["text"], gpu["text"]);
-    let losses = |document: &serde_json::Value| -> Vec<f64> {
-        let losses = document["utterances"][0]["losses"].as_array().unwrap().iter();
-        losses.map(|loss| loss.as_f64().unwrap()).collect()
-    };
     let (cpu, gpu) = (losses(&cpu), losses(&gpu));
     assert_eq!((cpu.len(), gpu.len()), (3, 3));
     for (cpu, gpu) in cpu.iter().zip(&gpu) {
         assert!((cpu / gpu - 1.0).abs() < 1e-4, "{cpu} on the CPU, {gpu} on the GPU");
     }
+}
+
+fn losses(document: &serde_json::Value) -> Vec<f64> {
+    let losses = document["utterances"][0]["losses"].as_array().unwrap().iter();
+    losses.map(|loss| loss.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn a_precision_is_that_of_the_products() {
+    if !emulated() {
+        return;
+    }
+    let of = |precision: &str| losses(&transcribed("cuda:0", &["--cuda-precision", precision]));
+    let exact = losses(&transcribed("cuda:0", &[]));
+    assert_eq!(exact, of("exact"));
+    // Roundings of 2^-11 and 2^-8 through four layers: more than f32's, and not enough to change what is heard.
+    for (precision, least, most) in [("tf32", 1e-7, 1e-3), ("bf16", 1e-5, 1e-2)] {
+        let rounded = of(precision);
+        let relative = |(exact, rounded): (&f64, &f64)| (rounded / exact - 1.0).abs();
+        let difference = exact.iter().zip(&rounded).map(relative).fold(0.0, f64::max);
+        assert!(difference > least && difference < most, "{precision}: {difference:e}");
+    }
+}
+
+#[test]
+fn another_precision_does_it_again() {
+    if !emulated() {
+        return;
+    }
+    let out = tempfile::tempdir().unwrap();
+    let done = |precision: &str| {
+        let mut command = on("", "cuda:0");
+        command.args(["--cuda-precision", precision, "--progress", "json", "-o"]);
+        let output = command.arg(out.path()).arg(clip()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        json_lines(&output.stderr)
+            .iter()
+            .find(|event| event["event"] == "summary")
+            .map(|summary| summary["done"].as_u64().unwrap())
+            .unwrap()
+    };
+    let runs = ["exact", "exact", "bf16", "bf16", "tf32"].map(done);
+    assert_eq!(runs, [1, 0, 1, 0, 1]);
 }
 
 /// A run on an emulated GPU in a certain state.

@@ -5,12 +5,12 @@
 mod common;
 mod cuda_support;
 
-use aurist::AdaptationConfig;
 use aurist::adapt::{Adapter, Episode};
 use aurist::engine::cpu::CpuBackend;
 use aurist::engine::cuda::CudaBackend;
-use aurist::engine::{AdamW, Backend, Judge, Ledger, ObjectiveTerms, Rows, Rules, Says, Verdict, to_values};
+use aurist::engine::{AdamW, Backend, Judge, Ledger, ObjectiveTerms, Pieces, Rows, Rules, Says, Verdict, to_values};
 use aurist::model::{CtcModel, ModelFiles};
+use aurist::{AdaptationConfig, Method};
 use common::{Golden, golden_settings, relative_difference, repository};
 use cuda_support::{Count, Host, counted, random};
 use std::sync::{Arc, Mutex};
@@ -62,34 +62,39 @@ fn the_device_decides_as_the_host_does() {
     ] {
         let (golden, loaded) = load(&backend, model);
         let values = golden.get(input);
-        let settings = golden_settings(setting, 4);
-        // As it is; steps so long that some are taken back; and so long that nothing finite is left.
-        for (longer, safeguard) in [(1.0, false), (300.0, true), (1e36, false), (1e36, true)] {
-            let config = AdaptationConfig {
-                learning_rate: longer * settings.learning_rate,
-                safeguard,
-                ..settings.clone()
+        for method in [Method::Suta, Method::Sdpl] {
+            let settings = AdaptationConfig {
+                method,
+                ..golden_settings(setting, 4)
             };
-            let run = |by_host: bool| {
-                let mut adapter = Adapter::new(&backend, loaded.clone(), &config).unwrap();
-                if by_host {
-                    // Whoever wants to see what is between has the host decide.
-                    adapter.keep_logits_after(&[0]);
-                }
-                // Twice, so that graphs are replayed and nothing is left of the first.
-                let mut episode = adapter.run(&backend, &values).unwrap();
-                if !by_host {
-                    episode = adapter.run(&backend, &values).unwrap();
-                }
-                (episode, adapter.parameters().values(&backend))
-            };
-            let ((device, device_values), (host, host_values)) = (run(false), run(true));
-            let case = format!("{model} {setting} at {longer} times the rate, safeguard {safeguard}");
-            assert_alike(&case, &device, &host);
-            let relative = relative_difference(&device_values, &host_values);
-            assert!(relative < 1e-5, "{case}: adapted values {relative:e} apart");
-            rollbacks += host.rollbacks;
-            guards += usize::from(host.guard.is_some());
+            // As it is; steps so long that some are taken back; and so long that nothing finite is left.
+            for (longer, safeguard) in [(1.0, false), (300.0, true), (1e36, false), (1e36, true)] {
+                let config = AdaptationConfig {
+                    learning_rate: longer * settings.learning_rate,
+                    safeguard,
+                    ..settings.clone()
+                };
+                let run = |by_host: bool| {
+                    let mut adapter = Adapter::new(&backend, loaded.clone(), &config).unwrap();
+                    if by_host {
+                        // Whoever wants to see what is between has the host decide.
+                        adapter.keep_logits_after(&[0]);
+                    }
+                    // Twice, so that graphs are replayed and nothing is left of the first.
+                    let mut episode = adapter.run(&backend, &values).unwrap();
+                    if !by_host {
+                        episode = adapter.run(&backend, &values).unwrap();
+                    }
+                    (episode, adapter.parameters().values(&backend))
+                };
+                let ((device, device_values), (host, host_values)) = (run(false), run(true));
+                let case = format!("{model} {method:?} {setting} at {longer} times the rate, safeguard {safeguard}");
+                assert_alike(&case, &device, &host);
+                let relative = relative_difference(&device_values, &host_values);
+                assert!(relative < 1e-5, "{case}: adapted values {relative:e} apart");
+                rollbacks += host.rollbacks;
+                guards += usize::from(host.guard.is_some());
+            }
         }
     }
     assert!(
@@ -104,34 +109,41 @@ fn a_step_neither_waits_nor_allocates() {
     let Some(backend) = cuda_support::backend() else { return };
     let (golden, model) = load(&backend, "wav2vec2-base");
     let values = golden.get("input_values");
-    let mut costs = Vec::new();
-    for steps in [3, 10] {
-        let mut adapter = Adapter::new(&backend, model.clone(), &golden_settings("layer-norm+feature", steps)).unwrap();
-        // Memory grows, products are planned, graphs are made.
-        for _ in 0..3 {
-            adapter.run(&backend, &values).unwrap();
+    // SDPL's graphs are for a target's length too.
+    for (method, louder) in [(Method::Suta, 0.5), (Method::Sdpl, 1.0)] {
+        let mut costs = Vec::new();
+        for steps in [3, 10] {
+            let config = AdaptationConfig {
+                method,
+                ..golden_settings("layer-norm+feature", steps)
+            };
+            let mut adapter = Adapter::new(&backend, model.clone(), &config).unwrap();
+            // Memory grows, products are planned, graphs are made.
+            for _ in 0..3 {
+                adapter.run(&backend, &values).unwrap();
+            }
+            let counts = || [Count::Allocations, Count::Waits, Count::Graphs].map(counted);
+            let (before, launches) = (counts(), backend.graph_launches());
+            let other: Vec<f32> = values.iter().map(|x| louder * x).collect();
+            let episode = adapter.run(&backend, &other).unwrap();
+            assert_eq!((episode.steps, episode.guard), (steps, None));
+            // The source model's pass, each step, and the judgement after the last.
+            assert_eq!(backend.graph_launches() - launches, steps as u64 + 2);
+            let Some(before) = before.into_iter().collect::<Option<Vec<_>>>() else {
+                return;
+            };
+            let used: Vec<u64> = counts()
+                .into_iter()
+                .flatten()
+                .zip(before)
+                .map(|(now, then)| now - then)
+                .collect();
+            assert_eq!((used[0], used[2]), (0, 0), "allocations and new graphs");
+            costs.push(used[1]);
         }
-        let counts = || [Count::Allocations, Count::Waits, Count::Graphs].map(counted);
-        let (before, launches) = (counts(), backend.graph_launches());
-        let other: Vec<f32> = values.iter().map(|x| 0.5 * x).collect();
-        let episode = adapter.run(&backend, &other).unwrap();
-        assert_eq!((episode.steps, episode.guard), (steps, None));
-        // The source model's pass, each step, and the judgement after the last.
-        assert_eq!(backend.graph_launches() - launches, steps as u64 + 2);
-        let Some(before) = before.into_iter().collect::<Option<Vec<_>>>() else {
-            return;
-        };
-        let used: Vec<u64> = counts()
-            .into_iter()
-            .flatten()
-            .zip(before)
-            .map(|(now, then)| now - then)
-            .collect();
-        assert_eq!((used[0], used[2]), (0, 0), "allocations and new graphs");
-        costs.push(used[1]);
+        assert_eq!(costs[0], costs[1], "{method:?}: waits of 3 steps and of 10");
+        assert!(costs[0] <= 6, "{method:?}: {} waits", costs[0]);
     }
-    assert_eq!(costs[0], costs[1], "waits of 3 steps and of 10");
-    assert!(costs[0] <= 6, "{} waits", costs[0]);
 }
 
 /// The rules turn by turn, on logits made for them.
@@ -160,27 +172,45 @@ fn each_verdict_comes_from_its_cause() {
             let rules = Rules { steps, safeguard };
             host.0.decide(
                 &terms,
-                shape,
+                (shape, None),
+                None,
                 logits.view(),
                 dlogits.view_mut(),
                 ledger.view_mut(),
                 rules,
             );
-            host.0
-                .copy_where(Says::Keep, ledger.view(), logits.view(), kept.view_mut());
+            host.0.copy_where(
+                Says::Keep,
+                ledger.view(),
+                Pieces::Even(1),
+                logits.view(),
+                kept.view_mut(),
+            );
             let mark = host.put(&[turn as f32]);
-            host.0
-                .copy_where(Says::Restore, ledger.view(), mark.view(), restored.view_mut());
+            host.0.copy_where(
+                Says::Restore,
+                ledger.view(),
+                Pieces::Even(1),
+                mark.view(),
+                restored.view_mut(),
+            );
             let bad = if bad_at == Some(turn) { f32::INFINITY } else { 1.0 };
             let gradients = host.put(&[1.0, bad, 1.0]);
-            host.0.check_gradients(gradients.view(), ledger.view_mut());
+            host.0.check_gradients(gradients.view(), ledger.view_mut(), 1);
             let (mut values, mut m, mut v) = (host.put(&[1.0]), host.put(&[0.0]), host.put(&[0.0]));
             let (first, gradient) = (host.put(&to_values(&[0.0])), host.put(&[1.0]));
             let moments = [m.view_mut(), v.view_mut()];
             let count = (first.view(), 1, 1);
             let into = values.view_mut();
-            host.0
-                .adamw_where(&AdamW::suta(0.5), ledger.view(), count, into, gradient.view(), moments);
+            host.0.adamw_where(
+                &AdamW::suta(0.5),
+                ledger.view(),
+                count,
+                (1, 0..1),
+                into,
+                gradient.view(),
+                moments,
+            );
             moved.push(values.get()[0] != 1.0);
         }
         let verdicts: Vec<Verdict> = Ledger::read(&ledger.get()).map_or(vec![], |ledger| {
@@ -247,6 +277,7 @@ fn an_update_on_the_devices_own_count() {
             &settings,
             ledger.view(),
             count,
+            (1, 0..len),
             values.view_mut(),
             gradients.view(),
             moments,

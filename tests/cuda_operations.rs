@@ -5,9 +5,9 @@
 mod cuda_support;
 
 use aurist::audio::LogMel;
-use aurist::engine::cuda::{CudaBackend, CudaDevice, CudaPrecision};
+use aurist::engine::cuda::{CudaBackend, CudaDevice};
 use aurist::engine::{
-    AdamW, Attention, Backend, Conv1d, GroupedConv1d, Linear, ObjectiveTerms, PseudoLabel, RelativeBias,
+    AdamW, Attention, Backend, Conv1d, CudaPrecision, GroupedConv1d, Linear, ObjectiveTerms, PseudoLabel, RelativeBias,
     RelativeBiasGradient, Rows,
 };
 use cuda_support::{assert_same, random};
@@ -219,7 +219,7 @@ fn channel_norm_with_gelu_and_its_gradients() {
             let (mut y, mut statistics) = (host.space(rows * cols), host.space(2 * cols));
             let (into, saved) = (y.view_mut(), statistics.view_mut());
             host.0
-                .channel_norm_gelu(shape, x.view(), weight.view(), bias.view(), into, saved);
+                .channel_norm_gelu(shape, None, x.view(), weight.view(), bias.view(), into, saved);
             // A single row's variance is 0: its gradient is nothing but rounding, blown up by 1/σ.
             let mut d = host.put(&dy);
             let (mut dweight, mut dbias) = (host.put(&random(cols, 6)), host.put(&random(cols, 7)));
@@ -227,6 +227,7 @@ fn channel_norm_with_gelu_and_its_gradients() {
             let parameters = (weight.view(), bias.view());
             host.0.channel_norm_gelu_backward(
                 shape,
+                None,
                 x.view(),
                 statistics.view(),
                 parameters,
@@ -237,7 +238,7 @@ fn channel_norm_with_gelu_and_its_gradients() {
             let mut frozen = host.put(&dy);
             let into = frozen.view_mut();
             host.0
-                .channel_norm_gelu_backward(shape, x.view(), statistics.view(), parameters, into, None, None);
+                .channel_norm_gelu_backward(shape, None, x.view(), statistics.view(), parameters, into, None, None);
             [y, statistics, d, dweight, dbias, frozen].map(|v| v.get()).to_vec()
         });
     }
@@ -274,7 +275,7 @@ fn attention_and_its_gradients_with_and_without_a_relative_bias() {
                 let (mut out, mut lse, mut dqkv) = (host.space(values), host.space(rows), host.space(3 * values));
                 let (into, saved, space) = (out.view_mut(), lse.view_mut(), scratch.view_mut());
                 host.0
-                    .attention(shape, qkv.view(), biased.then(bias), into, saved, space);
+                    .attention(shape, None, qkv.view(), biased.then(bias), into, saved, space);
                 let (mut dgate, mut dtable) = (host.put(&vec![0.0; rows]), host.put(&random(distances, 5)));
                 let gradient = RelativeBiasGradient {
                     gate: dgate.view_mut(),
@@ -282,8 +283,17 @@ fn attention_and_its_gradients_with_and_without_a_relative_bias() {
                 };
                 let pair = biased.then(|| (bias(), gradient));
                 let (saved, into, space) = (lse.view(), dqkv.view_mut(), scratch.view_mut());
-                host.0
-                    .attention_backward(shape, qkv.view(), pair, out.view(), saved, dout.view(), into, space);
+                host.0.attention_backward(
+                    shape,
+                    None,
+                    qkv.view(),
+                    pair,
+                    out.view(),
+                    saved,
+                    dout.view(),
+                    into,
+                    space,
+                );
                 [out, lse, dqkv, dgate, dtable].map(|v| v.get()).to_vec()
             });
         }
@@ -308,7 +318,7 @@ fn attention_with_sharp_scores() {
         let mut scratch = host.space(host.0.attention_scratch(shape));
         let (mut out, mut lse) = (host.space(values), host.space(rows));
         let (into, saved, space) = (out.view_mut(), lse.view_mut(), scratch.view_mut());
-        host.0.attention(shape, qkv.view(), None, into, saved, space);
+        host.0.attention(shape, None, qkv.view(), None, into, saved, space);
         [out, lse].map(|v| v.get()).to_vec()
     });
 }
@@ -369,7 +379,9 @@ fn the_objective_and_its_gradient() {
         compare!(format!("{shape:?}, {terms:?}"), 2e-5, |host| {
             let logits = host.put(&logits);
             let mut dlogits = host.space(frames * classes);
-            let value = host.0.entropy_mcc(&terms, shape, logits.view(), dlogits.view_mut());
+            let value = host
+                .0
+                .entropy_mcc(&terms, shape, None, logits.view(), dlogits.view_mut());
             let value = [
                 value.loss,
                 value.entropy,
@@ -394,7 +406,9 @@ fn the_objective_of_blank_frames_alone_and_of_ties() {
         compare!(format!("{logits:?}"), 1e-5, |host| {
             let logits = host.put(&logits);
             let mut dlogits = host.space(6);
-            let value = host.0.entropy_mcc(&terms, shape, logits.view(), dlogits.view_mut());
+            let value = host
+                .0
+                .entropy_mcc(&terms, shape, None, logits.view(), dlogits.view_mut());
             let counted = vec![value.loss as f32, value.non_blank_frames as f32];
             vec![counted, dlogits.get()]
         });

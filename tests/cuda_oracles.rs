@@ -313,11 +313,11 @@ fn norms_over_the_channels_and_over_time() {
         let (mut dweight, mut dbias) = (zeros(), zeros());
         let (into, saved) = (y.view_mut(), statistics.view_mut());
         host.0
-            .channel_norm_gelu(shape, on.view(), w.view(), b.view(), into, saved);
+            .channel_norm_gelu(shape, None, on.view(), w.view(), b.view(), into, saved);
         let (saved, parameters) = (statistics.view(), (w.view(), b.view()));
         let both = (Some(dweight.view_mut()), Some(dbias.view_mut()));
         host.0
-            .channel_norm_gelu_backward(shape, on.view(), saved, parameters, dx.view_mut(), both.0, both.1);
+            .channel_norm_gelu_backward(shape, None, on.view(), saved, parameters, dx.view_mut(), both.0, both.1);
         let formula = |at: &[Vec<f64>]| -> Vec<f64> { normalised(shape, at, true).into_iter().map(gelu).collect() };
         let case = format!("channel norm {shape:?}");
         assert_same(&case, &[y.get()], &[narrow(&formula(&at))], 3e-5);
@@ -371,8 +371,15 @@ fn attention_of_odd_head_sizes() {
             let mut scratch = host.space(host.0.attention_scratch(shape));
             let (mut out, mut lse, mut dqkv) = (host.space(values), host.space(rows), host.space(3 * values));
             let (into, saved) = (out.view_mut(), lse.view_mut());
-            host.0
-                .attention(shape, on.view(), biased.then(bias), into, saved, scratch.view_mut());
+            host.0.attention(
+                shape,
+                None,
+                on.view(),
+                biased.then(bias),
+                into,
+                saved,
+                scratch.view_mut(),
+            );
             let (mut dgate, mut dtable) = (host.space(rows), host.put(&vec![0.0; distances]));
             let gradient = RelativeBiasGradient {
                 gate: dgate.view_mut(),
@@ -381,7 +388,7 @@ fn attention_of_odd_head_sizes() {
             let pair = biased.then(|| (bias(), gradient));
             let (saved, into, space) = (lse.view(), dqkv.view_mut(), scratch.view_mut());
             host.0
-                .attention_backward(shape, on.view(), pair, out.view(), saved, d.view(), into, space);
+                .attention_backward(shape, None, on.view(), pair, out.view(), saved, d.view(), into, space);
             let case = format!("{shape:?}, bias {biased}");
             let nothing = (vec![0.0f32; rows], vec![0.0f32; distances]);
             if biased {
@@ -457,7 +464,7 @@ fn sutas_objective() {
         let shape = Rows { rows, cols };
         let logits: Vec<f32> = random(rows * cols, 1).iter().map(|z| 5.0 * z).collect();
         let (on, mut dlogits) = (host.put(&logits), host.space(rows * cols));
-        let value = host.0.entropy_mcc(&terms, shape, on.view(), dlogits.view_mut());
+        let value = host.0.entropy_mcc(&terms, shape, None, on.view(), dlogits.view_mut());
         let (loss, weights) = objective(&terms, shape, &wide(&logits), None);
         assert!(
             (value.loss - loss).abs() < 1e-5 * loss.abs(),

@@ -41,7 +41,7 @@ fn three_utterances_follow_pytorch() {
             cols: config.vocab_size,
         };
         let ([logits], [dlogits]) = arena.split(&backend, [a.logits()], [a.dlogits()]);
-        let loss = backend.entropy_mcc(&terms, shape, logits, dlogits).loss;
+        let loss = backend.entropy_mcc(&terms, shape, None, logits, dlogits).loss;
         assert!(
             (loss / f64::from(*expected) - 1.0).abs() < 1e-5,
             "utterance {n}: {loss} against {expected}"

@@ -295,12 +295,22 @@ fn attention_and_its_gradient() {
             let mut scratch = vec![f32::NAN; backend.attention_scratch(shape)];
             let (mut out, mut log_sum_exp) = (vec![f32::NAN; frames * width], vec![f32::NAN; heads * frames]);
             let qkv32 = single(&qkv);
-            backend.attention(shape, &qkv32, None, &mut out, &mut log_sum_exp, &mut scratch);
+            backend.attention(shape, None, &qkv32, None, &mut out, &mut log_sum_exp, &mut scratch);
             assert_close("out", &out, &exact, 1e-5);
             assert_close("log-sum-exp", &log_sum_exp, &exact_log_sum_exp, 1e-5);
             let mut dqkv = vec![f32::NAN; qkv.len()];
             let dout = single(&cotangent);
-            backend.attention_backward(shape, &qkv32, None, &out, &log_sum_exp, &dout, &mut dqkv, &mut scratch);
+            backend.attention_backward(
+                shape,
+                None,
+                &qkv32,
+                None,
+                &out,
+                &log_sum_exp,
+                &dout,
+                &mut dqkv,
+                &mut scratch,
+            );
             assert_close("dqkv", &dqkv, &exact_gradient, 2e-5);
         }
     }
@@ -318,7 +328,7 @@ fn peaked_attention_neither_overflows_nor_makes_denormal_numbers() {
     let backend = CpuBackend::new(1).unwrap();
     let mut scratch = vec![0.0; backend.attention_scratch(shape)];
     let (mut out, mut log_sum_exp) = (vec![0.0; 80], vec![0.0; 40]);
-    backend.attention(shape, &qkv, None, &mut out, &mut log_sum_exp, &mut scratch);
+    backend.attention(shape, None, &qkv, None, &mut out, &mut log_sum_exp, &mut scratch);
     assert!(out.iter().all(|value| value.is_finite()));
     assert!(
         scratch.iter().all(|probability| !probability.is_subnormal()),
@@ -411,6 +421,7 @@ fn objective_and_its_gradient() {
                 rows: frames,
                 cols: classes,
             },
+            None,
             &single(&logits),
             &mut dlogits,
         );
@@ -436,7 +447,7 @@ fn an_all_blank_utterance_has_finite_values_everywhere() {
     let logits: Vec<f32> = (0..40).map(|i| if i % 4 == 0 { 50.0 } else { -50.0 }).collect();
     let mut dlogits = vec![f32::NAN; 40];
     let backend = CpuBackend::new(1).unwrap();
-    let value = backend.entropy_mcc(&terms, Rows { rows: 10, cols: 4 }, &logits, &mut dlogits);
+    let value = backend.entropy_mcc(&terms, Rows { rows: 10, cols: 4 }, None, &logits, &mut dlogits);
     assert_eq!((value.non_blank_frames, value.entropy), (0, 0.0));
     assert!(value.loss.is_finite() && dlogits.iter().all(|d| d.is_finite()));
 }

@@ -47,12 +47,21 @@ fn channel_norm_with_gelu_and_its_gradients() {
         for backend in backends() {
             let (x32, weight32, bias32, dy) = (single(&x), single(&weight), single(&bias), single(&cotangent));
             let (mut y, mut statistics) = (vec![f32::NAN; rows * cols], vec![f32::NAN; cols * 2]);
-            backend.channel_norm_gelu(shape, &x32, &weight32, &bias32, &mut y, &mut statistics);
+            backend.channel_norm_gelu(shape, None, &x32, &weight32, &bias32, &mut y, &mut statistics);
             assert_close("y", &y, &channel_norm_gelu(shape, &x, &weight, &bias), 1e-5);
             let (mut dx, parameters) = (dy.clone(), (&weight32[..], &bias32[..]));
             let (mut dweight, mut dbias) = (vec![0.0; cols], vec![0.0; cols]);
             let gradients = (Some(&mut dweight[..]), Some(&mut dbias[..]));
-            backend.channel_norm_gelu_backward(shape, &x32, &statistics, parameters, &mut dx, gradients.0, gradients.1);
+            backend.channel_norm_gelu_backward(
+                shape,
+                None,
+                &x32,
+                &statistics,
+                parameters,
+                &mut dx,
+                gradients.0,
+                gradients.1,
+            );
             // With two rows the input's gradient nearly vanishes: then f32's share of the terms decides.
             if rows > 2 {
                 assert_close("dx", &dx, &exact_dx, 1e-4);
@@ -61,7 +70,7 @@ fn channel_norm_with_gelu_and_its_gradients() {
             assert_close("dbias", &dbias, &exact_dbias, 1e-4);
             // Frozen parameters cost nothing and change nothing.
             let mut again = dy.clone();
-            backend.channel_norm_gelu_backward(shape, &x32, &statistics, parameters, &mut again, None, None);
+            backend.channel_norm_gelu_backward(shape, None, &x32, &statistics, parameters, &mut again, None, None);
             assert_eq!(again, dx);
         }
     }
@@ -82,11 +91,20 @@ fn a_long_channel_norm_is_exact_and_does_not_depend_on_the_number_of_threads() {
         .iter()
         .map(|backend| {
             let (mut y, mut statistics) = (vec![f32::NAN; x.len()], vec![f32::NAN; 6]);
-            backend.channel_norm_gelu(shape, &x, &weight, &bias, &mut y, &mut statistics);
+            backend.channel_norm_gelu(shape, None, &x, &weight, &bias, &mut y, &mut statistics);
             assert_close("y", &y, &expected, 1e-5);
             let (mut d, mut dweight) = (dy.clone(), vec![0.0; 3]);
             let parameters = (&weight[..], &bias[..]);
-            backend.channel_norm_gelu_backward(shape, &x, &statistics, parameters, &mut d, Some(&mut dweight), None);
+            backend.channel_norm_gelu_backward(
+                shape,
+                None,
+                &x,
+                &statistics,
+                parameters,
+                &mut d,
+                Some(&mut dweight),
+                None,
+            );
             (y, statistics, d, dweight)
         })
         .collect();
@@ -270,7 +288,15 @@ fn attention_with_a_gated_relative_bias_and_its_gradients() {
                 gate: &gate32[..],
                 table: &table32[..],
             };
-            backend.attention(shape, &qkv32, Some(bias), &mut out, &mut log_sum_exp, &mut scratch);
+            backend.attention(
+                shape,
+                None,
+                &qkv32,
+                Some(bias),
+                &mut out,
+                &mut log_sum_exp,
+                &mut scratch,
+            );
             assert_close("out", &out, &attend(shape, &qkv, &gate, &table), 1e-5);
             let (mut dgate, mut dtable) = (vec![f32::NAN; gate.len()], vec![0.0; table.len()]);
             let mut dqkv = vec![f32::NAN; qkv.len()];
@@ -279,7 +305,17 @@ fn attention_with_a_gated_relative_bias_and_its_gradients() {
                 table: Some(&mut dtable[..]),
             };
             let bias = Some((bias, gradient));
-            backend.attention_backward(shape, &qkv32, bias, &out, &log_sum_exp, &dout, &mut dqkv, &mut scratch);
+            backend.attention_backward(
+                shape,
+                None,
+                &qkv32,
+                bias,
+                &out,
+                &log_sum_exp,
+                &dout,
+                &mut dqkv,
+                &mut scratch,
+            );
             assert_close("dqkv", &dqkv, &exact_dqkv, 2e-5);
             if frames > 1 {
                 assert_close("dgate", &dgate, &exact_dgate, 2e-5);

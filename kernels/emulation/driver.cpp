@@ -72,9 +72,9 @@ thread_local CUcontext current = nullptr;
 Context contexts[8];
 std::vector<size_t> allocated(8, 0);
 size_t launches = 0;
-// What tests ask for by emulated_count: allocations of device and pinned memory, waits of the host, graphs made.
-uint64_t counts[3];
-enum { ALLOCATIONS, WAITS, GRAPHS };
+// What tests ask for by emulated_count: allocations of device and pinned memory, waits of the host, graphs made, kernels run.
+uint64_t counts[4];
+enum { ALLOCATIONS, WAITS, GRAPHS, LAUNCHES };
 int sticky = OK;
 
 struct Scene {
@@ -374,6 +374,7 @@ API cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned
     const std::string name = f->name;
     return emulated_enqueue(s, [=]() mutable -> int {
         if (launches++ >= scene.lost_after) return UNKNOWN;
+        counts[LAUNCHES]++;
         const unsigned grid[3] = {gx, gy, gz};
         if (!scene.record.empty()) record(name, grid, bx, shared, arguments);
         std::vector<void*> pointers;

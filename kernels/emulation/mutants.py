@@ -1,7 +1,7 @@
 """Plants bugs in copies of the kernels, one at a time, and demands that the checks notice each: a check that cannot fail
 shows nothing. Run by kernels/check, which builds what it needs before:
 
-    mutants.py WORK_DIRECTORY LAUNCHES OPERATIONS_TEST DESCENT_TEST
+    mutants.py WORK_DIRECTORY LAUNCHES OPERATIONS_TEST DESCENT_TEST PADDING_TEST SPANS_TEST
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent
 
-# name: (file, original, planted, test that must fail (of cuda_operations, or cuda_descent where it says so), check). A check is `plain` (results against the CPU's, and what the
+# name: (file, original, planted, test that must fail (of cuda_operations, or of cuda_descent, cuda_padding or cuda_spans where it says so), check). A check is `plain` (results against the CPU's, and what the
 # emulator refuses), `address` (the same under the sanitizers) or `thread` (the replayed launches).
 MUTANTS = {
     "a row's sum without its last lanes": (
@@ -31,8 +31,7 @@ MUTANTS = {
     "shared memory that is read before it is written": (
         "weight_norm.cu", "squares = block_sum<8>(squares, partial);", "squares = partial[3];", "grouped_convolutions", "plain"),
     "a write one row past the end": (
-        "layer_norm.cu", "    if (row >= rows) return;\n    x += (long long)row * cols;\n    y +=",
-        "    if (row > rows) return;\n    x += (long long)row * cols;\n    y +=", "layer_norms", "plain"),
+        "layer_norm.cu", "    if (row >= rows) return;\n    const long long utterance", "    if (row > rows) return;\n    const long long utterance", "layer_norms", "plain"),
     "accumulation that forgets what was there": (
         "convolution.cu", "y[at] = accumulate ? y[at] + value : value;", "y[at] = value;", "grouped_convolutions", "plain"),
     "taps that are not reversed": (
@@ -67,6 +66,58 @@ MUTANTS = {
         "            own[(long long)frame * states + state] = value;\n        }", "ctc", "plain"),
     "a signal not mirrored before its start": (
         "log_mel.cu", "position = position < 0 ? -position : position;", "position = max(position, 0);", "log_mel", "plain"),
+    "keys of the padding looked at": (
+        "attention.cu", "if (col >= frames) score[a][b] = MINUS_INFINITY;", "if (col >= all) score[a][b] = MINUS_INFINITY;", "padding attention", "plain"),
+    "padded rows of attention left as they were": (
+        "attention.cu", "        if (row >= all) continue;\n", "        if (row >= frames) continue;\n", "padding attention", "plain"),
+    "gradients of padded keys left as they were": (
+        "attention.cu", "            if (row < all && d < head_dim) {\n                // A padded", "            if (row < frames && d < head_dim) {\n                // A padded", "padding attention", "plain"),
+    "gradients of padded queries left as they were": (
+        "attention.cu", "            if (row < all && d < head_dim) {\n                dqkv[(long long)row * stride + head", "            if (row < frames && d < head_dim) {\n                dqkv[(long long)row * stride + head", "padding attention", "plain"),
+    "a padded gate's gradient left as it was": (
+        "attention.cu", "if (dgate && tx == 0 && row < all)", "if (dgate && tx == 0 && row < frames)", "padding attention", "plain"),
+    "distances counted from the padded length in one place only": (
+        "attention.cu", "distance = table[(long long)head * distances + col - row + all - 1];", "distance = table[(long long)head * distances + col - row + frames - 1];", "padding attention", "plain"),
+    "padding in a channel's moments": (
+        "channel_norm.cu", "end = min(rows_that_count(counted, all), first + chunk);", "end = min(all, first + chunk);", "padding channel_norms", "plain"),
+    "a channel's mean over the padded length": (
+        "channel_norm.cu", "int col = blockIdx.x * 128 + threadIdx.x, rows = rows_that_count(counted, all);\n    if (col >= cols) return;\n    double mean",
+        "int col = blockIdx.x * 128 + threadIdx.x, rows = all;\n    if (col >= cols) return;\n    double mean", "padding channel_norms", "plain"),
+    "a gradient's mean over the padded length": (
+        "channel_norm.cu", "int col = blockIdx.x * 128 + threadIdx.x, rows = rows_that_count(counted, all);\n    if (col >= cols) return;\n    double sum",
+        "int col = blockIdx.x * 128 + threadIdx.x, rows = all;\n    if (col >= cols) return;\n    double sum", "padding channel_norms", "plain"),
+    "a gradient that leaks into the padding": (
+        "channel_norm.cu", "d[at] = row < rows ?", "d[at] = row < all ?", "padding channel_norms", "plain"),
+    "padded frames in the objective": (
+        "objective.cu", "const int frames = span.rows;", "const int frames = span.all;", "padding objective", "plain"),
+    "a padded frame's gradient left as it was": (
+        "objective.cu", "        dlogits[index] = 0.0f;\n", "", "padding objective", "plain"),
+    "padding cleared a row too late": (
+        "elementwise.cu", "= (long long)rows_that_count(counted, rows) * cols;", "= (long long)(rows_that_count(counted, rows) + 1) * cols;", "padding cleared", "plain"),
+    "an utterance's last row with its neighbour's values": (
+        "layer_norm.cu", "row >= (int)starts[utterance + 1]) utterance++", "row + 1 >= (int)starts[utterance + 1]) utterance++", "spans layer_norms", "plain"),
+    "a norm's gradient over all utterances": (
+        "layer_norm.cu", "const int rows = span.rows;", "const int rows = all - span.first;", "spans layer_norms", "plain"),
+    "utterances that share their norms' gradients": (
+        "layer_norm.cu", "if (dbias) dbias += (long long)blockIdx.y * stride;", "", "spans layer_norms", "plain"),
+    "attention to the first utterance's rows": (
+        "attention.cu", "qkv += (long long)span.first * stride + head * head_dim;\n    out +=", "qkv += head * head_dim;\n    out +=", "spans attention", "plain"),
+    "attention up to the next utterance's end": (
+        "common.cuh", "return Span{first, end - first,", "return Span{first, end - first + (utterance + 1 < count ? 1 : 0),", "spans attention", "plain"),
+    "padding behind the last utterance left as it was": (
+        "common.cuh", "(utterance + 1 == count ? rows : end) - first", "end - first", "spans attention", "plain"),
+    "row terms of the first utterance for all": (
+        "attention.cu", "    out += (long long)span.first * heads * head_dim;\n", "", "spans attention", "plain"),
+    "utterances that share the classes' sums": (
+        "objective.cu", "    class_terms += 2 * (long long)blockIdx.x * classes;\n", "", "spans entropy_mcc", "thread"),
+    "one utterance's objective for all": (
+        "objective.cu", "        result += 4 * blockIdx.x;\n", "", "spans descents", "plain"),
+    "a descent that follows the first one's ledger": (
+        "descent.cu", "if (ledger[(long long)blockIdx.y * words + word] == 0.0) return;", "if (ledger[word] == 0.0) return;", "spans descents", "plain"),
+    "a bad gradient told to the first descent": (
+        "descent.cu", "bad[blockIdx.x] == 0", "bad[0] == 0", "spans descents", "plain"),
+    "steps along the first descent's gradient": (
+        "descent.cu", "    gradients += blockIdx.y * share;\n", "", "spans descents", "plain"),
     "a spectrum read before it is whole": (
         "log_mel.cu", "    __syncthreads();\n    float top = MINUS_INFINITY;\n    for (int band", "    float top = MINUS_INFINITY;\n    for (int band", "log_mel", "plain"),
 }
@@ -74,7 +125,7 @@ MUTANTS = {
 
 def main() -> None:
     work, launches = Path(sys.argv[1]), Path(sys.argv[2])
-    tests = {"operations": sys.argv[3], "descent": sys.argv[4]}
+    tests = {"operations": sys.argv[3], "descent": sys.argv[4], "padding": sys.argv[5], "spans": sys.argv[6]}
     missed = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         running = {name: pool.submit(is_caught, index, mutant, work, launches, tests) for index, (name, mutant) in enumerate(MUTANTS.items())}
@@ -111,8 +162,7 @@ def is_caught(index: int, mutant: tuple[str, ...], work: Path, launches: Path, t
 def passes(check: str, directory: Path, test: str, filter: str, launches: Path) -> bool:
     environment = dict(os.environ, LD_LIBRARY_PATH=str(directory), AURIST_GPU_TESTS="emulated")
     if check == "thread":
-        names = {"attention": "attention_*"}[filter]
-        command = [directory / "race", *sorted(launches.glob(f"{names}.launch"))]
+        command = [directory / "race", *sorted(launches.glob(f"{filter}*.launch"))]
         environment["TSAN_OPTIONS"] = "exitcode=66 halt_on_error=1 report_signal_unsafe=0"
     else:
         command = [test, filter, "--test-threads=1"]

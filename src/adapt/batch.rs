@@ -1,12 +1,14 @@
 //! Episodic adaptation of several utterances in one pass: the frozen layers see all their frames at once, one matrix
 //! product for all, while each utterance has its own values of what is adapted and its own course.
 //!
-//! The utterances' rows lie behind each other, without padding: what an utterance gives does not depend on the others.
+//! The utterances' rows lie behind each other, without padding: what an utterance gives does not depend on the others. One
+//! launch serves all of them in the norms, attention, the objective, the decisions and the steps; the convolutions before
+//! the transformer take an utterance after the other.
 
 use super::episode::Episode;
 use super::unattended::Memory;
 use super::{AdaptedParameters, Selection, Snapshot};
-use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, Pass, Replay, Rows, Rules, Slot};
+use crate::engine::{AdamW, Arena, Backend, Each, EngineError, ObjectiveTerms, Pass, Replay, Rows, Rules};
 use crate::model::{Activations, CtcModel, OperandId, Parameters};
 use crate::{AdaptationConfig, Method};
 use std::cell::Cell;
@@ -18,8 +20,7 @@ use std::time::Instant;
 pub struct BatchAdapter<B: Backend> {
     model: Arc<CtcModel<B>>,
     config: AdaptationConfig,
-    stores: Stores<B>,
-    courses: Vec<Course<B>>,
+    lanes: Lanes<B>,
     arena: Arena<B>,
     /// For [`Replay`]: whose work a batch of these lengths is.
     owners: HashMap<Vec<usize>, u64>,
@@ -29,33 +30,36 @@ pub struct BatchAdapter<B: Backend> {
 /// Lists of lengths remembered: graphs are kept for fewer.
 const MOST_OWNERS: usize = 256;
 
-/// What an utterance of the batch has beside its values.
-struct Course<B: Backend> {
+/// What so many utterances have of their own.
+struct Lanes<B: Backend> {
+    count: usize,
+    store: Store<B>,
     last_good: Snapshot<B>,
     memory: Memory<B>,
 }
 
-/// The stores of a batch's utterances; the model's passes turn from one to the next.
-struct Stores<B: Backend> {
-    each: Vec<AdaptedParameters<B>>,
+/// The values that move, a share for each utterance; where the model's passes take one utterance after the other they turn
+/// from one share to the next.
+struct Store<B: Backend> {
+    shares: AdaptedParameters<B>,
     current: Cell<usize>,
 }
 
-impl<B: Backend> Parameters<B> for Stores<B> {
+impl<B: Backend> Parameters<B> for Store<B> {
     fn turn_to(&self, utterance: usize) {
         self.current.set(utterance);
     }
 
     fn value(&self, backend: &B, id: OperandId) -> B::View<'_> {
-        self.each[self.current.get()].value(backend, id)
+        self.shares.value_of(backend, id, self.current.get())
     }
 
     fn is_adapted(&self, id: OperandId) -> bool {
-        self.each[0].is_adapted(id)
+        self.shares.is_adapted(id)
     }
 
     fn gradient(&mut self, backend: &B, id: OperandId) -> Option<B::ViewMut<'_>> {
-        self.each[self.current.get()].gradient(backend, id)
+        self.shares.gradient_of(backend, id, self.current.get())
     }
 
     fn values_and_gradients<const N: usize>(
@@ -63,7 +67,44 @@ impl<B: Backend> Parameters<B> for Stores<B> {
         backend: &B,
         ids: [OperandId; N],
     ) -> ([B::View<'_>; N], [Option<B::ViewMut<'_>>; N]) {
-        self.each[self.current.get()].values_and_gradients(backend, ids)
+        self.shares.values_and_gradients_of(backend, ids, self.current.get())
+    }
+
+    fn each(&self, backend: &B, id: OperandId) -> Each<B::View<'_>> {
+        self.shares.each(backend, id)
+    }
+
+    fn gradients_of_each<const N: usize>(
+        &mut self,
+        backend: &B,
+        ids: [OperandId; N],
+    ) -> (Each<B::ViewMut<'_>>, [Option<usize>; N]) {
+        self.shares.gradients_of_each(backend, ids)
+    }
+}
+
+impl<B: Backend> Lanes<B> {
+    /// `None` where the device cannot decide, or what is asked for is the host's to decide.
+    fn new(
+        backend: &B,
+        model: &CtcModel<B>,
+        config: &AdaptationConfig,
+        count: usize,
+    ) -> Result<Option<Self>, EngineError> {
+        let (weights, selection) = (model.weights().clone(), Selection::of(config));
+        let shares = AdaptedParameters::shared(backend, weights, selection, count)?;
+        let Some(memory) = Memory::new(backend, config, shares.stored(), count)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            count,
+            last_good: shares.snapshot(backend)?,
+            store: Store {
+                shares,
+                current: Cell::new(0),
+            },
+            memory,
+        }))
     }
 }
 
@@ -75,32 +116,25 @@ impl<B: Backend> BatchAdapter<B> {
         if config.method != Method::Suta || backend.judge().is_none() {
             return Ok(None);
         }
-        let first = store(backend, &model, config)?;
-        if !model.takes_batches(&first) {
-            return Ok(None);
-        }
-        let Some(memory) = Memory::new(backend, config, first.stored())? else {
+        let Some(lanes) = Lanes::new(backend, &model, config, 1)? else {
             return Ok(None);
         };
-        let lowest = model.lowest_adapted_stage(&first);
-        let last_good = first.snapshot(backend)?;
+        if !model.takes_batches(&lanes.store) {
+            return Ok(None);
+        }
         Ok(Some(Self {
-            courses: vec![Course { last_good, memory }],
-            stores: Stores {
-                each: vec![first],
-                current: Cell::new(0),
-            },
+            lowest: model.lowest_adapted_stage(&lanes.store),
+            lanes,
             config: config.clone(),
             arena: Arena::new(backend, 0)?,
             owners: HashMap::new(),
-            lowest,
             model,
         }))
     }
 
-    /// The adapted values of an utterance of the last batch.
-    pub fn parameters(&self, utterance: usize) -> &AdaptedParameters<B> {
-        &self.stores.each[utterance]
+    /// The adapted values of an utterance of the last batch, in the order of [`AdaptedParameters::values`].
+    pub fn values(&self, backend: &B, utterance: usize) -> Vec<f32> {
+        self.lanes.store.shares.values_of(backend, utterance)
     }
 
     /// Recognises utterances (model inputs, as [`super::Adapter::run`] takes them), adapting to each from the source model.
@@ -116,6 +150,7 @@ impl<B: Backend> BatchAdapter<B> {
             && let Some((plan, activations)) = self.model.plan_batch(backend, &lens, self.lowest)
         {
             self.arena.reserve(backend, &plan)?;
+            self.arena.reserve_spans(backend, heard.len())?;
             episodes = self.run_heard(backend, &activations, &heard)?;
         }
         let mut episodes = episodes.into_iter();
@@ -133,32 +168,28 @@ impl<B: Backend> BatchAdapter<B> {
             self.owners.clear();
         }
         let owner = *self.owners.entry(lens).or_insert_with(Replay::new_owner);
-        while self.stores.each.len() < inputs.len() {
-            let own = store(backend, &self.model, &self.config)?;
-            let last_good = own.snapshot(backend)?;
-            let Some(memory) = Memory::new(backend, &self.config, own.stored())? else {
-                break;
-            };
-            self.courses.push(Course { last_good, memory });
-            self.stores.each.push(own);
+        let (rows, count) = (a.utterance_rows(), inputs.len());
+        if self.lanes.count < count {
+            // Sizes of powers of two: a few utterances more need not be given memory anew each time.
+            let most = count.next_power_of_two();
+            if let Some(lanes) = Lanes::new(backend, &self.model, &self.config, most)? {
+                self.lanes = lanes;
+            }
         }
-        let rows = a.utterance_rows();
-        for (course, rows) in self.courses.iter_mut().zip(&rows) {
-            course.memory.reserve(backend, rows.len() * classes)?;
-        }
+        self.lanes.memory.reserve(backend, a.logits().len)?;
         self.model.load_inputs(backend, &mut self.arena, a, inputs);
-        for (own, course) in self.stores.each.iter_mut().zip(&mut self.courses).take(inputs.len()) {
-            own.restore_source(backend);
-            course.memory.begin(backend, 0);
-        }
+        self.lanes.store.shares.use_shares(backend, count);
+        self.lanes.store.shares.restore_source(backend);
+        self.lanes.memory.begin(backend, count, 0);
         let replay = |pass, stage| Replay {
             owner,
             pass,
             stage,
             values: a.values(),
+            label: (0, 0),
         };
         backend.replayable(replay(Pass::Forward, 0), || {
-            self.model.forward(backend, &self.stores, &mut self.arena, a, 0);
+            self.model.forward(backend, &self.lanes.store, &mut self.arena, a, 0);
         });
         let mut logits = vec![0.0; a.logits().len];
         backend.download(self.arena.view(backend, a.logits()), &mut logits);
@@ -171,23 +202,23 @@ impl<B: Backend> BatchAdapter<B> {
             });
         }
         backend.replayable(replay(Pass::Judgement, steps), || self.decide(backend, a));
-        let mut episodes = Vec::new();
-        for (index, rows) in rows.iter().enumerate() {
-            let source = logits[rows.start * classes..rows.end * classes].to_vec();
-            let mut episode = Episode {
-                frames: rows.len(),
-                adapted_logits: source.clone(),
-                source_logits: source,
-                source_seconds,
-                forwards: steps + 1,
-                backwards: steps,
-                ..Episode::default()
-            };
-            let (own, memory) = (&mut self.stores.each[index], &self.courses[index].memory);
-            memory.end(backend, steps, &mut episode);
-            own.set_steps_taken(episode.steps as u32);
-            episodes.push(episode);
-        }
+        let mut episodes: Vec<Episode> = rows
+            .iter()
+            .map(|rows| {
+                let source = logits[rows.start * classes..rows.end * classes].to_vec();
+                Episode {
+                    frames: rows.len(),
+                    adapted_logits: source.clone(),
+                    source_logits: source,
+                    source_seconds,
+                    forwards: steps + 1,
+                    backwards: steps,
+                    ..Episode::default()
+                }
+            })
+            .collect();
+        let begins = rows.iter().map(|rows| rows.start * classes);
+        self.lanes.memory.end(backend, begins.zip(&mut episodes));
         backend.status()?;
         Ok(episodes)
     }
@@ -205,42 +236,44 @@ impl<B: Backend> BatchAdapter<B> {
             steps: config.planned_steps(),
             safeguard: config.safeguard,
         };
-        let own = self.stores.each.iter_mut().zip(&mut self.courses);
-        for (rows, (own, course)) in a.utterance_rows().into_iter().zip(own) {
-            let place = |slot: Slot| slot.part(rows.start * cols, rows.len() * cols);
-            let places = (place(a.logits()), place(a.dlogits()));
-            let shape = Rows { rows: rows.len(), cols };
-            course
-                .memory
-                .decide(backend, judge, (&terms, rules), shape, &mut self.arena, places);
-            own.restore_where(backend, judge, course.memory.ledger(backend), &course.last_good);
-        }
+        let (spans, shape) = (
+            a.spans(),
+            Rows {
+                rows: a.output_frames(),
+                cols,
+            },
+        );
+        let lanes = &mut self.lanes;
+        lanes.memory.decide(
+            backend,
+            judge,
+            (&terms, rules),
+            (shape, spans, shape.rows),
+            &mut self.arena,
+            (a.logits(), a.dlogits()),
+        );
+        let ledgers = lanes.memory.ledgers(backend);
+        lanes
+            .store
+            .shares
+            .restore_where(backend, judge, ledgers, &lanes.last_good);
     }
 
     /// The second.
     fn step(&mut self, backend: &B, a: &Activations) {
         let Some(judge) = backend.judge() else { return };
-        let count = a.utterance_rows().len();
-        for own in &mut self.stores.each[..count] {
-            own.zero_gradients(backend);
-        }
-        self.model.backward(backend, &mut self.stores, &mut self.arena, a);
+        let lanes = &mut self.lanes;
+        lanes.store.shares.zero_gradients(backend);
+        self.model.backward(backend, &mut lanes.store, &mut self.arena, a);
         let optimizer = AdamW::suta(self.config.learning_rate);
-        let own = self.stores.each.iter_mut().zip(&mut self.courses);
-        for (own, course) in own.take(count) {
-            course
-                .memory
-                .step(backend, judge, &optimizer, own, &mut course.last_good);
-        }
+        lanes.memory.step(
+            backend,
+            judge,
+            &optimizer,
+            &mut lanes.store.shares,
+            &mut lanes.last_good,
+        );
         self.model
-            .forward(backend, &self.stores, &mut self.arena, a, self.lowest);
+            .forward(backend, &lanes.store, &mut self.arena, a, self.lowest);
     }
-}
-
-fn store<B: Backend>(
-    backend: &B,
-    model: &CtcModel<B>,
-    config: &AdaptationConfig,
-) -> Result<AdaptedParameters<B>, EngineError> {
-    AdaptedParameters::new(backend, model.weights().clone(), Selection::of(config))
 }

@@ -1,7 +1,9 @@
 //! The adapted tensors, in one flat store: values, gradients and AdamW's two moments side by side.
 
-use crate::engine::{AdamW, Backend, EngineError, Judge, Says, Slot};
-use crate::model::{Kind, NamedTensor, OperandId, Parameters, Place, Weights};
+mod shares;
+
+use crate::engine::{AdamW, Backend, EngineError, Judge, Pieces, Says};
+use crate::model::{Kind, NamedTensor, Place, Weights};
 use crate::{AdaptationConfig, Compatibility, Half, ParameterChoice};
 use std::ops::Range;
 use std::sync::Arc;
@@ -101,6 +103,11 @@ pub struct AdaptedParameters<B: Backend> {
     /// Per operand of the model: its place in the store, when any of its tensors is adapted.
     slots: Vec<Option<Range<usize>>>,
     adapted: Vec<Adapted>,
+    /// Values of one share of the buffers; there is one for each of the utterances that are adapted to at once, behind each
+    /// other.
+    stored: usize,
+    /// Shares that are worked on.
+    shares: usize,
     values: B::Buffer,
     gradients: B::Buffer,
     first_moment: B::Buffer,
@@ -132,6 +139,16 @@ pub struct Snapshot<B: Backend> {
 impl<B: Backend> AdaptedParameters<B> {
     /// A store of the chosen tensors, at the source model's values. With no choice nothing is adapted.
     pub fn new(backend: &B, source: Arc<Weights<B>>, selection: Option<Selection>) -> Result<Self, EngineError> {
+        Self::shared(backend, source, selection, 1)
+    }
+
+    /// The same for so many utterances at once.
+    pub(super) fn shared(
+        backend: &B,
+        source: Arc<Weights<B>>,
+        selection: Option<Selection>,
+        shares: usize,
+    ) -> Result<Self, EngineError> {
         let layers = (source.layers(), source.decoder_layers());
         let mut slots = vec![None; source.operands().len()];
         let mut adapted = Vec::new();
@@ -157,24 +174,40 @@ impl<B: Backend> AdaptedParameters<B> {
             source,
             slots,
             adapted,
-            values: backend.zeros(total)?,
-            gradients: backend.zeros(total)?,
-            first_moment: backend.zeros(total)?,
-            second_moment: backend.zeros(total)?,
+            stored: total,
+            shares,
+            values: backend.zeros(shares * total)?,
+            gradients: backend.zeros(shares * total)?,
+            first_moment: backend.zeros(shares * total)?,
+            second_moment: backend.zeros(shares * total)?,
             step: 0,
         };
         store.restore_source(backend);
         Ok(store)
     }
 
+    /// From now on works on the first so many shares, of those there is memory for.
+    pub(super) fn use_shares(&mut self, backend: &B, shares: usize) {
+        assert!(shares * self.stored <= backend.len(&self.values), "{shares} shares");
+        self.shares = shares;
+    }
+
+    /// All shares that are worked on.
+    fn all(&self) -> Range<usize> {
+        0..self.shares * self.stored
+    }
+
     /// Back to the source model, with an optimizer that has seen nothing.
     pub fn restore_source(&mut self, backend: &B) {
-        for (id, slot) in self.source.operands().zip(&self.slots) {
-            if let Some(range) = slot {
-                backend.copy(
-                    self.source.value(backend, id),
-                    backend.view_mut(&mut self.values, range.clone()),
-                );
+        for share in 0..self.shares {
+            for (id, slot) in self.source.operands().zip(&self.slots) {
+                if let Some(range) = slot {
+                    let place = moved(range, share * self.stored);
+                    backend.copy(
+                        self.source.value(backend, id),
+                        backend.view_mut(&mut self.values, place),
+                    );
+                }
             }
         }
         self.forget_moments(backend);
@@ -204,7 +237,7 @@ impl<B: Backend> AdaptedParameters<B> {
 
     /// The same into memory that is already there.
     pub fn snapshot_into(&self, backend: &B, snapshot: &mut Snapshot<B>) {
-        let all = 0..backend.len(&self.values);
+        let all = self.all();
         let pairs = [
             (&self.values, &mut snapshot.values),
             (&self.first_moment, &mut snapshot.first_moment),
@@ -218,7 +251,7 @@ impl<B: Backend> AdaptedParameters<B> {
 
     /// Back to a snapshot.
     pub fn restore(&mut self, backend: &B, snapshot: &Snapshot<B>) {
-        let all = 0..backend.len(&self.values);
+        let all = self.all();
         let pairs = [
             (&snapshot.values, &mut self.values),
             (&snapshot.first_moment, &mut self.first_moment),
@@ -242,7 +275,7 @@ impl<B: Backend> AdaptedParameters<B> {
 
     /// The reverse; `false`, with nothing changed, when the lengths are not this store's.
     pub fn upload(&self, backend: &B, from: &HostSnapshot, to: &mut Snapshot<B>) -> bool {
-        let all = 0..backend.len(&self.values);
+        let all = self.all();
         let pairs = [
             (&from.values, &mut to.values),
             (&from.first_moment, &mut to.first_moment),
@@ -260,12 +293,20 @@ impl<B: Backend> AdaptedParameters<B> {
 
     /// The present values in the store's order, not the checkpoint's.
     pub fn values(&self, backend: &B) -> Vec<f32> {
-        read_all(backend, &self.values)
+        self.values_of(backend, 0)
+    }
+
+    /// One share's.
+    pub(super) fn values_of(&self, backend: &B, share: usize) -> Vec<f32> {
+        let mut host = vec![0.0; self.stored];
+        let place = moved(&(0..self.stored), share * self.stored);
+        backend.download(backend.view(&self.values, place), &mut host);
+        host
     }
 
     /// The source model's, in the same order.
     pub fn source_values(&self, backend: &B) -> Vec<f32> {
-        let mut host = vec![0.0; backend.len(&self.values)];
+        let mut host = vec![0.0; self.stored];
         for (id, slot) in self.source.operands().zip(&self.slots) {
             if let Some(range) = slot {
                 backend.download(self.source.value(backend, id), &mut host[range.clone()]);
@@ -276,7 +317,7 @@ impl<B: Backend> AdaptedParameters<B> {
 
     /// Puts values in the store's order in place; the moments stay. Panics on another length.
     pub fn set_values(&mut self, backend: &B, values: &[f32]) {
-        assert_eq!(values.len(), backend.len(&self.values));
+        assert_eq!(values.len(), self.stored);
         backend.upload(values, backend.view_mut(&mut self.values, 0..values.len()));
     }
 
@@ -289,13 +330,13 @@ impl<B: Backend> AdaptedParameters<B> {
 
     /// Before a backward pass: gradients accumulate.
     pub fn zero_gradients(&mut self, backend: &B) {
-        let len = backend.len(&self.gradients);
-        backend.fill_zero(backend.view_mut(&mut self.gradients, 0..len));
+        let all = self.all();
+        backend.fill_zero(backend.view_mut(&mut self.gradients, all));
     }
 
     /// The gradients, in the store's order.
     pub(super) fn gradients(&self, backend: &B) -> B::View<'_> {
-        backend.view(&self.gradients, 0..backend.len(&self.gradients))
+        backend.view(&self.gradients, self.all())
     }
 
     /// Optimizer steps taken, of all that stand.
@@ -308,35 +349,35 @@ impl<B: Backend> AdaptedParameters<B> {
         self.step = steps;
     }
 
-    /// Back to a snapshot where the ledger says so.
+    /// Back to a snapshot where the ledgers, of which each share has one, say so.
     pub(super) fn restore_where(
         &mut self,
         backend: &B,
         judge: &dyn Judge<B>,
-        ledger: B::View<'_>,
+        ledgers: B::View<'_>,
         snapshot: &Snapshot<B>,
     ) {
-        let all = 0..backend.len(&self.values);
+        let all = self.all();
         for (from, to) in [
             (&snapshot.values, &mut self.values),
             (&snapshot.first_moment, &mut self.first_moment),
             (&snapshot.second_moment, &mut self.second_moment),
         ] {
             let (from, to) = (backend.view(from, all.clone()), backend.view_mut(to, all.clone()));
-            judge.copy_where(Says::Restore, ledger, from, to);
+            judge.copy_where(Says::Restore, ledgers, Pieces::Even(self.shares), from, to);
         }
     }
 
-    /// State and gradients become the last good ones where the ledger says so.
+    /// State and gradients become the last good ones where the ledgers say so.
     pub(super) fn keep_where(
         &self,
         backend: &B,
         judge: &dyn Judge<B>,
-        ledger: B::View<'_>,
+        ledgers: B::View<'_>,
         snapshot: &mut Snapshot<B>,
         gradients: &mut B::Buffer,
     ) {
-        let all = 0..backend.len(&self.values);
+        let all = self.all();
         for (from, to) in [
             (&self.values, &mut snapshot.values),
             (&self.first_moment, &mut snapshot.first_moment),
@@ -344,11 +385,11 @@ impl<B: Backend> AdaptedParameters<B> {
             (&self.gradients, gradients),
         ] {
             let (from, to) = (backend.view(from, all.clone()), backend.view_mut(to, all.clone()));
-            judge.copy_where(Says::Sound, ledger, from, to);
+            judge.copy_where(Says::Sound, ledgers, Pieces::Even(self.shares), from, to);
         }
     }
 
-    /// One optimizer step along gradients where the ledger says so; `at` is the ledger and the steps before it.
+    /// One optimizer step along gradients where the ledgers say so; `at` is the ledgers and the steps before them.
     pub(super) fn update_where(
         &mut self,
         backend: &B,
@@ -359,13 +400,15 @@ impl<B: Backend> AdaptedParameters<B> {
     ) {
         for (range, multiplicity) in self.runs(|_| true) {
             for repeat in 1..=multiplicity {
-                let part = |buffer| backend.view_mut(buffer, range.clone());
+                let all = self.all();
+                let part = |buffer| backend.view_mut(buffer, all.clone());
                 judge.adamw_where(
                     settings,
                     at.0,
                     (at.1, multiplicity, repeat),
+                    (self.shares, range.clone()),
                     part(&mut self.values),
-                    backend.view(gradients, range.clone()),
+                    backend.view(gradients, all.clone()),
                     [part(&mut self.first_moment), part(&mut self.second_moment)],
                 );
             }
@@ -414,9 +457,9 @@ impl<B: Backend> AdaptedParameters<B> {
             .collect()
     }
 
-    /// Values that the store holds: the adapted ones, and what shares an operand with them.
+    /// Values that the store holds of an utterance: the adapted ones, and what shares an operand with them.
     pub(super) fn stored(&self) -> usize {
-        self.slots.iter().flatten().map(Range::len).sum()
+        self.stored
     }
 
     /// Whether a norm among the convolutions moves.
@@ -467,46 +510,7 @@ fn read_all<B: Backend>(backend: &B, buffer: &B::Buffer) -> Vec<f32> {
     host
 }
 
-impl<B: Backend> Parameters<B> for AdaptedParameters<B> {
-    fn value(&self, backend: &B, id: OperandId) -> B::View<'_> {
-        match &self.slots[id.index()] {
-            Some(range) => backend.view(&self.values, range.clone()),
-            None => self.source.value(backend, id),
-        }
-    }
-
-    fn is_adapted(&self, id: OperandId) -> bool {
-        self.slots[id.index()].is_some()
-    }
-
-    fn gradient(&mut self, backend: &B, id: OperandId) -> Option<B::ViewMut<'_>> {
-        let range = self.slots[id.index()].clone()?;
-        Some(backend.view_mut(&mut self.gradients, range))
-    }
-
-    fn values_and_gradients<const N: usize>(
-        &mut self,
-        backend: &B,
-        ids: [OperandId; N],
-    ) -> ([B::View<'_>; N], [Option<B::ViewMut<'_>>; N]) {
-        // A frozen one's gradient becomes an empty stretch, so that one split serves every case.
-        let gradients = ids.map(|id| match &self.slots[id.index()] {
-            Some(range) => Slot {
-                offset: range.start,
-                len: range.len(),
-            },
-            None => Slot { offset: 0, len: 0 },
-        });
-        let (slots, stored, source) = (&self.slots, &self.values, &self.source);
-        let values = ids.map(|id| match &slots[id.index()] {
-            Some(range) => backend.view(stored, range.clone()),
-            None => source.value(backend, id),
-        });
-        let ([], views) = backend.split(&mut self.gradients, [], gradients);
-        let mut adapted = ids.map(|id| slots[id.index()].is_some()).into_iter();
-        (
-            values,
-            views.map(|view| adapted.next().is_some_and(|is| is).then_some(view)),
-        )
-    }
+/// A range further on.
+fn moved(range: &Range<usize>, by: usize) -> Range<usize> {
+    range.start + by..range.end + by
 }

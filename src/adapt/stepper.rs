@@ -57,7 +57,7 @@ impl<B: Backend> Bench<B> {
             optimizer: AdamW::suta(config.learning_rate),
             over_time: config.compatibility == Compatibility::Suta,
             arena: Arena::new(backend, 0)?,
-            unattended: Memory::new(backend, config, parameters.stored())?,
+            unattended: Memory::new(backend, config, parameters.stored(), 1)?,
             owner: Replay::new_owner(),
             keep_from: if steps > 0 { lowest } else { KEEP_NOTHING },
             parameters,
@@ -129,12 +129,18 @@ impl<B: Backend> Stepper<'_, B> {
     pub(super) fn load(&mut self, input: &[f32]) -> Result<usize, EngineError> {
         let (backend, bench) = (self.backend, &mut *self.bench);
         bench.loaded = None;
-        let Some((plan, activations)) = bench.model.plan(backend, input.len(), bench.keep_from) else {
+        let planned = if backend.pads() {
+            let padded = bench.model.padded_values(input.len());
+            bench.model.plan_padded(backend, input.len(), padded, bench.keep_from)
+        } else {
+            bench.model.plan(backend, input.len(), bench.keep_from)
+        };
+        let Some((plan, activations)) = planned else {
             return Ok(0);
         };
         bench.arena.reserve(backend, &plan)?;
         if let Some(unattended) = &mut bench.unattended {
-            unattended.reserve(backend, activations.logits().len)?;
+            unattended.reserve(backend, activations.padded_logits().0.len)?;
         }
         bench.model.load_input(backend, &mut bench.arena, &activations, input);
         let frames = activations.output_frames();
@@ -175,6 +181,7 @@ impl<B: Backend> Stepper<'_, B> {
             pass,
             stage,
             values: self.activations().values(),
+            label: (0, 0),
         }
     }
 
@@ -210,13 +217,15 @@ impl<B: Backend> Stepper<'_, B> {
         let bench = &mut *self.bench;
         let activations = bench.loaded.as_ref().expect(LOADED);
         let shape = Rows {
-            rows: activations.output_frames(),
+            rows: activations.padded_frames(),
             cols: bench.model.config().vocab_size,
         };
-        let ([logits], [dlogits]) = bench
-            .arena
-            .split(self.backend, [activations.logits()], [activations.dlogits()]);
-        self.backend.entropy_mcc(terms, shape, logits, dlogits)
+        let (logits, dlogits) = activations.padded_logits();
+        let (spans, [logits], [dlogits]) =
+            bench
+                .arena
+                .split_spans(self.backend, activations.spans(), [logits], [dlogits]);
+        self.backend.entropy_mcc(terms, shape, spans, logits, dlogits)
     }
 
     /// CTC of a target, divided by its length; its gradient takes the place of the objective's.

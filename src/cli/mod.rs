@@ -1,6 +1,7 @@
 //! The command line: one file per command, and what the commands share.
 
 mod bench;
+mod device;
 mod doctor;
 mod interrupt;
 mod listen;

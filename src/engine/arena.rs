@@ -1,6 +1,6 @@
 //! All activations of a step in one allocation, planned once per input length.
 
-use super::{Backend, EngineError};
+use super::{Backend, EngineError, Spans, count_to_value};
 use std::ops::Range;
 
 /// A stretch of the arena.
@@ -54,18 +54,61 @@ impl ArenaPlan {
     }
 }
 
+/// How many rows count of a padded input's; see [`Backend::pads`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// Of the first convolution's output.
+    Convolved = 0,
+    /// Of what the model gives: where its only utterance ends.
+    Output = FIRST_START as isize + 1,
+}
+
+/// Where the spans' starts begin among the words.
+const FIRST_START: usize = 1;
+/// Words of an arena at first: spans of eight utterances, which is what is passed through together by default.
+const WORDS: usize = 16;
+
 /// The memory behind a plan; it grows to the longest utterance seen and is used again for the next.
 pub struct Arena<B: Backend> {
     /// The one buffer that all slots point into.
     pub buffer: B::Buffer,
+    /// Words, on devices that pad: the count after the first convolution, the spans' starts.
+    words: B::Buffer,
 }
+
+/// Something that there need not be, and slots to read and to write.
+type With<'a, B, What, const R: usize, const W: usize> = (
+    Option<What>,
+    [<B as Backend>::View<'a>; R],
+    [<B as Backend>::ViewMut<'a>; W],
+);
 
 impl<B: Backend> Arena<B> {
     /// An arena of at least `len` values.
     pub fn new(backend: &B, len: usize) -> Result<Self, EngineError> {
         Ok(Self {
             buffer: backend.zeros(len)?,
+            words: backend.zeros(if backend.pads() { WORDS } else { 0 })?,
         })
+    }
+
+    /// Which rows count from now on: how many of the first convolution's output, and the starts of the output's spans with
+    /// the last one's end. After [`Arena::reserve_spans`] for as many.
+    pub fn set_counts(&mut self, backend: &B, convolved: usize, starts: &[usize]) {
+        let words: Vec<f32> = [&[convolved], starts]
+            .concat()
+            .into_iter()
+            .map(count_to_value)
+            .collect();
+        backend.upload(&words, backend.view_mut(&mut self.words, 0..words.len()));
+    }
+
+    /// Makes room for the starts of so many spans.
+    pub fn reserve_spans(&mut self, backend: &B, count: usize) -> Result<(), EngineError> {
+        if backend.len(&self.words) < FIRST_START + count + 1 {
+            self.words = backend.zeros((FIRST_START + count + 1).next_power_of_two())?;
+        }
+        Ok(())
     }
 
     /// Makes room for a plan. Contents are undefined afterwards.
@@ -86,6 +129,36 @@ impl<B: Backend> Arena<B> {
         writes: [Slot; W],
     ) -> ([B::View<'_>; R], [B::ViewMut<'_>; W]) {
         backend.split(&mut self.buffer, reads, writes)
+    }
+
+    /// The same with a count, where there is padding.
+    pub fn split_counted<const R: usize, const W: usize>(
+        &mut self,
+        backend: &B,
+        counted: Option<Count>,
+        reads: [Slot; R],
+        writes: [Slot; W],
+    ) -> With<'_, B, B::View<'_>, R, W> {
+        let counted = counted.map(|count| backend.view(&self.words, count as usize..count as usize + 1));
+        let (reads, writes) = backend.split(&mut self.buffer, reads, writes);
+        (counted, reads, writes)
+    }
+
+    /// The same with the starts of spans, where there are any.
+    pub fn split_spans<const R: usize, const W: usize>(
+        &mut self,
+        backend: &B,
+        spans: Option<Spans<()>>,
+        reads: [Slot; R],
+        writes: [Slot; W],
+    ) -> With<'_, B, Spans<B::View<'_>>, R, W> {
+        let spans = spans.map(|spans| Spans {
+            starts: backend.view(&self.words, FIRST_START..FIRST_START + spans.count + 1),
+            count: spans.count,
+            longest: spans.longest,
+        });
+        let (reads, writes) = backend.split(&mut self.buffer, reads, writes);
+        (spans, reads, writes)
     }
 
     /// One slot, to read.

@@ -1,6 +1,7 @@
 //! What a device writes down of a descent that it decides by itself: `kernels/descent.cu` has the rules, and the layout.
 
-use super::{AdamW, Backend, ObjectiveTerms, ObjectiveValue, Rows};
+use super::{AdamW, Backend, ObjectiveTerms, ObjectiveValue, PlacedLabel, Rows, Spans};
+use std::ops::Range;
 
 /// Words of the head, and of a turn's record.
 const HEAD: usize = 8;
@@ -100,29 +101,49 @@ fn from_values(pair: &[f32]) -> f64 {
     f64::from_bits(high << 32 | low)
 }
 
-/// A device that can decide a descent by itself. Everything only puts work in its queue, and may be recorded.
+/// What belongs to each of several descents that are decided at once.
+#[derive(Debug, Clone, Copy)]
+pub enum Pieces<View> {
+    /// Equally many values for each of so many.
+    Even(usize),
+    /// The rows of utterances, of so many columns.
+    Rows(Spans<View>, usize),
+}
+
+/// A device that can decide descents by itself, one or several at once, whose ledgers lie behind each other. Everything
+/// only puts work in its queue, and may be recorded.
 pub trait Judge<B: Backend> {
-    /// The objective with its gradient ([`Backend::entropy_mcc`]), and what to make of it, into the ledger.
+    /// Each span's objective with its gradient ([`Backend::entropy_mcc`]), and what to make of it, into the ledgers. A single
+    /// utterance's may be the pseudo-label objective ([`Backend::pseudo_label`]), of which it then has loss and gradient.
     fn decide(
         &self,
         terms: &ObjectiveTerms,
-        shape: Rows,
+        rows: (Rows, Option<Spans<B::View<'_>>>),
+        label: Option<PlacedLabel<B::View<'_>>>,
         logits: B::View<'_>,
         dlogits: B::ViewMut<'_>,
-        ledger: B::ViewMut<'_>,
+        ledgers: B::ViewMut<'_>,
         rules: Rules,
     );
-    /// Takes back that a step may be taken where a gradient is not finite.
-    fn check_gradients(&self, gradients: B::View<'_>, ledger: B::ViewMut<'_>);
-    /// `to = from` where the ledger says so.
-    fn copy_where(&self, says: Says, ledger: B::View<'_>, from: B::View<'_>, to: B::ViewMut<'_>);
-    /// [`Backend::adamw`] where the ledger says so, with the learning rate it has come to, at the step `first` (one f64
-    /// word, [`to_values`]) and those that stand, each counted `multiplicity` times, and `repeat`.
+    /// Takes back that a step may be taken where a gradient of a descent's share is not finite.
+    fn check_gradients(&self, gradients: B::View<'_>, ledgers: B::ViewMut<'_>, count: usize);
+    /// `to = from` of those whose ledgers say so.
+    fn copy_where(
+        &self,
+        says: Says,
+        ledgers: B::View<'_>,
+        pieces: Pieces<B::View<'_>>,
+        from: B::View<'_>,
+        to: B::ViewMut<'_>,
+    );
+    /// [`Backend::adamw`] of this range of each share where the ledgers say so, with the learning rate they have come to, at
+    /// the step `first` (one f64 word, [`to_values`]) and those that stand, each counted `multiplicity` times, and `repeat`.
     fn adamw_where(
         &self,
         settings: &AdamW,
-        ledger: B::View<'_>,
-        count: (B::View<'_>, u32, u32),
+        ledgers: B::View<'_>,
+        at: (B::View<'_>, u32, u32),
+        shares: (usize, Range<usize>),
         values: B::ViewMut<'_>,
         gradients: B::View<'_>,
         moments: [B::ViewMut<'_>; 2],

@@ -12,12 +12,13 @@ pub mod cuda;
 mod ledger;
 mod shapes;
 
-pub use arena::{Arena, ArenaPlan, Slot};
+pub use arena::{Arena, ArenaPlan, Count, Slot};
 pub use ctc::{CtcLoss, ctc_loss, pseudo_label_loss};
-pub use ledger::{Judge, Ledger, Rules, Says, Verdict, to_values};
+pub use ledger::{Judge, Ledger, Pieces, Rules, Says, Verdict, to_values};
 pub use shapes::{
-    AdamW, Attention, BiasAndGradient, Conv1d, CrossAttention, GroupedConv1d, Linear, ObjectiveTerms, ObjectiveValue,
-    PseudoLabel, RelativeBias, RelativeBiasGradient, Rows,
+    AdamW, Attention, BiasAndGradient, Conv1d, CrossAttention, CudaPrecision, Each, GroupedConv1d, Linear,
+    ObjectiveTerms, ObjectiveValue, PlacedLabel, PseudoLabel, RelativeBias, RelativeBiasGradient, Rows, Spans,
+    count_to_value,
 };
 
 use std::ops::Range;
@@ -56,6 +57,9 @@ pub enum EngineError {
     },
 }
 
+/// What a backend says that is told of padding though it does not pad.
+const NO_PADDING: &str = "this backend pads nothing";
+
 /// For a backend's [`Backend::split`]: panics when a slot is outside, or a written one overlaps another.
 fn check_split(len: usize, reads: &[Slot], writes: &[Slot]) {
     let overlap = |a: &Slot, b: &Slot| a.offset < b.offset + b.len && b.offset < a.offset + a.len;
@@ -87,6 +91,8 @@ pub struct Replay {
     pub stage: usize,
     /// The input's values, which decide the sizes.
     pub values: usize,
+    /// Frames and symbols of the target that a step goes towards; 0 without one.
+    pub label: (usize, usize),
 }
 
 /// A pass through a model.
@@ -134,6 +140,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// What a descent is decided by on the device itself, where it can do that.
     fn judge(&self) -> Option<&dyn Judge<Self>> {
         None
+    }
+
+    /// Whether inputs are worth padding to one of few lengths, so that records of the work on them can be kept
+    /// ([`Backend::replayable`]), and worth passing through together. Only then are operations told which rows count, by
+    /// words of memory ([`count_to_value`]) that the work reads anew each time: how many do, or [`Spans`]. The rows behind
+    /// are padding. Its values are finite, nothing depends on them, and gradients are 0 there.
+    fn pads(&self) -> bool {
+        false
     }
 
     /// Does work that may have been done before. A device may keep a record of it and replay that.
@@ -358,11 +372,60 @@ pub trait Backend: Send + Sync + Sized + 'static {
         dbias: Option<Self::ViewMut<'_>>,
     );
 
+    /// [`Backend::layer_norm`] of several utterances at once, each with its own γ and β; see [`Backend::pads`].
+    fn layer_norm_each(
+        &self,
+        _shape: Rows,
+        _spans: Spans<Self::View<'_>>,
+        _x: Self::View<'_>,
+        _weight: Each<Self::View<'_>>,
+        _bias: Each<Self::View<'_>>,
+        _y: Self::ViewMut<'_>,
+        _statistics: Self::ViewMut<'_>,
+    ) {
+        panic!("{NO_PADDING}");
+    }
+    /// [`Backend::layer_norm_backward_input`], the same way.
+    fn layer_norm_backward_input_each(
+        &self,
+        _shape: Rows,
+        _spans: Spans<Self::View<'_>>,
+        _x: Self::View<'_>,
+        _statistics: Self::View<'_>,
+        _weight: Each<Self::View<'_>>,
+        _dy: Self::View<'_>,
+        _dx: Self::ViewMut<'_>,
+        _accumulate: bool,
+    ) {
+        panic!("{NO_PADDING}");
+    }
+    /// [`Backend::layer_norm_backward_parameters`], the same way: γ's and β's gradients begin at these places of the first
+    /// utterance's among `gradients`.
+    fn layer_norm_backward_parameters_each(
+        &self,
+        _shape: Rows,
+        _spans: Spans<Self::View<'_>>,
+        _x: Self::View<'_>,
+        _statistics: Self::View<'_>,
+        _dy: Self::View<'_>,
+        _gradients: Each<Self::ViewMut<'_>>,
+        _places: [Option<usize>; 2],
+    ) {
+        panic!("{NO_PADDING}");
+    }
+
+    /// Zeros in all rows but the counted ones; see [`Backend::pads`].
+    fn clear_padding(&self, _shape: Rows, _counted: Self::View<'_>, _x: Self::ViewMut<'_>) {
+        panic!("{NO_PADDING}");
+    }
+
     /// Normalises each channel over time (a group norm with a group a channel), then GELU: `y = gelu(x̂ γ + β)`,
-    /// `x̂ = (x - μ) / σ`; `statistics` receives (mean, 1/σ) per channel, `[cols, 2]`.
+    /// `x̂ = (x - μ) / σ`; `statistics` receives (mean, 1/σ) per channel, `[cols, 2]`. Of counted rows alone where
+    /// [`Backend::pads`].
     fn channel_norm_gelu(
         &self,
         shape: Rows,
+        counted: Option<Self::View<'_>>,
         x: Self::View<'_>,
         weight: Self::View<'_>,
         bias: Self::View<'_>,
@@ -374,6 +437,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn channel_norm_gelu_backward(
         &self,
         shape: Rows,
+        counted: Option<Self::View<'_>>,
         x: Self::View<'_>,
         statistics: Self::View<'_>,
         parameters: (Self::View<'_>, Self::View<'_>),
@@ -385,10 +449,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Values of scratch memory that attention needs (forward and backward alike).
     fn attention_scratch(&self, shape: Attention) -> usize;
     /// Softmax attention over all heads: qkv `[T, 3, heads, head_dim]`, out `[T, heads, head_dim]`,
-    /// `log_sum_exp` `[heads, T]`. Scores are never stored: the backward pass recomputes them.
+    /// `log_sum_exp` `[heads, T]`. Scores are never stored: the backward pass recomputes them. With spans, T is all rows, an
+    /// utterance's rows see each other alone, and padding's outputs are 0.
     fn attention(
         &self,
         shape: Attention,
+        spans: Option<Spans<Self::View<'_>>>,
         qkv: Self::View<'_>,
         bias: Option<RelativeBias<Self::View<'_>>>,
         out: Self::ViewMut<'_>,
@@ -399,6 +465,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn attention_backward(
         &self,
         shape: Attention,
+        spans: Option<Spans<Self::View<'_>>>,
         qkv: Self::View<'_>,
         bias: BiasAndGradient<Self::View<'_>, Self::ViewMut<'_>>,
         out: Self::View<'_>,
@@ -435,11 +502,13 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// `y += x`, element by element over the whole of `y`; `x` may be longer (a position table).
     fn add_prefix(&self, x: Self::View<'_>, y: Self::ViewMut<'_>);
 
-    /// SUTA's objective and its gradient with respect to the logits, both `[T, V]`; see [`ObjectiveTerms`].
+    /// SUTA's objective and its gradient with respect to the logits, both `[T, V]`; see [`ObjectiveTerms`]. Of one utterance:
+    /// a span's rows alone are in it, and padding's gradient is 0.
     fn entropy_mcc(
         &self,
         terms: &ObjectiveTerms,
         shape: Rows,
+        spans: Option<Spans<Self::View<'_>>>,
         logits: Self::View<'_>,
         dlogits: Self::ViewMut<'_>,
     ) -> ObjectiveValue;

@@ -34,6 +34,32 @@ pub struct Rows {
     pub cols: usize,
 }
 
+/// A count as the value that holds its bits, for [`crate::engine::Backend::pads`].
+pub fn count_to_value(rows: usize) -> f32 {
+    f32::from_bits(u32::try_from(rows).expect("fewer than 2^32 rows"))
+}
+
+/// Utterances whose rows lie behind each other in one matrix. `View` is `()` where only sizes matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spans<View> {
+    /// The row at which each begins, and where the last ends: words ([`count_to_value`]), `[count + 1]`, on the device.
+    /// The rows behind are padding.
+    pub starts: View,
+    /// How many.
+    pub count: usize,
+    /// Rows of the longest, with the padding, or more.
+    pub longest: usize,
+}
+
+/// Values of which each utterance has its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Each<View> {
+    /// From the first utterance's on.
+    pub values: View,
+    /// From one utterance's to the next's; 0 where all have the same.
+    pub stride: usize,
+}
+
 /// A one-dimensional convolution over a channels-last, already zero-padded input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv1d {
@@ -209,6 +235,19 @@ pub struct PseudoLabel<'a> {
     pub over_time: bool,
 }
 
+/// A pseudo-label whose target is on the device, as words ([`count_to_value`]), for an utterance of so many frames.
+#[derive(Debug, Clone, Copy)]
+pub struct PlacedLabel<View> {
+    /// The target, without blanks.
+    pub target: View,
+    /// T.
+    pub frames: usize,
+    /// Index of the CTC blank.
+    pub blank: usize,
+    /// As [`PseudoLabel::over_time`].
+    pub over_time: bool,
+}
+
 /// The objective's value on one utterance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ObjectiveValue {
@@ -248,4 +287,16 @@ impl AdamW {
             weight_decay: 0.0,
         }
     }
+}
+
+/// How a GPU computes matrix products; sums are f32 in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CudaPrecision {
+    /// f32.
+    #[default]
+    Exact,
+    /// Factors rounded to TF32 (10 bits of mantissa).
+    Tf32,
+    /// Factors rounded to bfloat16 (7 bits).
+    Bf16,
 }

@@ -8,7 +8,7 @@ use super::transformer::{Transformer, TransformerActivations};
 use super::wav2vec2::{Wav2Vec2Activations, Wav2Vec2Frontend};
 use super::whisper::{WhisperActivations, WhisperFrontend};
 use super::{FrontendConfig, ModelConfig, ModelError, Parameters, Weights};
-use crate::engine::{Arena, ArenaPlan, Backend, Slot};
+use crate::engine::{Arena, ArenaPlan, Backend, Slot, Spans};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -57,8 +57,13 @@ struct Output {
 
 /// Where the activations of one input lie, or of several that are passed through together, behind each other.
 pub struct Activations {
+    /// With padding.
     rows: usize,
     values: usize,
+    /// Of one padded input: its own values, and how many rows count after the first convolution and in the end.
+    padded: Option<(usize, [usize; 2])>,
+    /// Where there is padding, or were inputs planned to be passed through together.
+    spans: Option<Spans<()>>,
     frontends: Vec<FrontendActivations>,
     utterances: Vec<Utterance>,
     transformer: TransformerActivations,
@@ -80,9 +85,19 @@ enum FrontendActivations {
 }
 
 impl Activations {
-    /// T, the rows of the logits.
+    /// T, the rows of the logits that count.
     pub fn output_frames(&self) -> usize {
+        self.padded.map_or(self.rows, |(_, [_, rows])| rows)
+    }
+
+    /// The same with the padding behind them.
+    pub fn padded_frames(&self) -> usize {
         self.rows
+    }
+
+    /// Which rows are whose, where the input is padded or one of a batch.
+    pub fn spans(&self) -> Option<Spans<()>> {
+        self.spans
     }
 
     /// The rows of each utterance's logits.
@@ -90,7 +105,7 @@ impl Activations {
         self.utterances.iter().map(|utterance| utterance.rows.clone()).collect()
     }
 
-    /// Values of the input, or of all inputs.
+    /// Values of the input with its padding, or of all inputs.
     pub fn values(&self) -> usize {
         self.values
     }
@@ -111,19 +126,29 @@ impl Activations {
 
     /// `[T, V]`
     pub fn logits(&self) -> Slot {
-        self.logits
+        self.own_rows(self.logits)
     }
 
     /// `[T, V]`: where the objective's gradient goes before [`CtcModel::backward`].
     pub fn dlogits(&self) -> Slot {
-        self.dlogits
+        self.own_rows(self.dlogits)
+    }
+
+    /// Both with the padding: [`Activations::padded_frames`] rows.
+    pub fn padded_logits(&self) -> (Slot, Slot) {
+        (self.logits, self.dlogits)
+    }
+
+    /// Without the padding.
+    fn own_rows(&self, slot: Slot) -> Slot {
+        slot.part(0, slot.len / self.rows * self.output_frames())
     }
 
     /// The convolutions' output `[T, C]` and C, where there are norms among them (wav2vec2's). Valid after a forward pass
     /// when the convolutions' stages were kept.
     pub fn features(&self) -> Option<(Slot, usize)> {
         match &self.frontends[..] {
-            [FrontendActivations::Wav2Vec2(a)] => Some((a.features(), a.features().len / self.rows)),
+            [FrontendActivations::Wav2Vec2(a)] => Some((self.own_rows(a.features()), a.features().len / self.rows)),
             _ => None,
         }
     }
@@ -225,19 +250,68 @@ impl<B: Backend> CtcModel<B> {
         self.plan_batch(backend, &[values], keep_from)
     }
 
-    /// The same of inputs that are passed through together, of any lengths; see [`CtcModel::takes_batches`].
+    /// The same padded to an input of `padded` values, on a device that [`Backend::pads`]: inputs of different lengths
+    /// that are padded to one get the same slots, and the same work is done on them.
+    ///
+    /// Panics when `padded` is less than `values`, or longer than [`ModelConfig::most_input_values`].
+    pub fn plan_padded(
+        &self,
+        backend: &B,
+        values: usize,
+        padded: usize,
+        keep_from: usize,
+    ) -> Option<(ArenaPlan, Activations)> {
+        assert!(values <= padded, "{values} values padded to {padded}");
+        let counts = match &self.frontend {
+            Frontend::Whisper(frontend) => frontend.frames(values),
+            Frontend::Wav2Vec2(frontend) => frontend.frames(values),
+        };
+        if counts.contains(&0) {
+            return None;
+        }
+        let (plan, activations) = self.plan_all(backend, &[padded], keep_from, true)?;
+        let padded = Some((values, counts));
+        Some((plan, Activations { padded, ..activations }))
+    }
+
+    /// How long inputs of so many values are padded to be, by an eighth at most: few lengths serve all.
+    pub fn padded_values(&self, values: usize) -> usize {
+        let unit = match &self.frontend {
+            Frontend::Whisper(frontend) => frontend.unit(),
+            Frontend::Wav2Vec2(_) => 1,
+        };
+        let units = values / unit;
+        // Steps of a sixteenth of the next power of two: eight lengths an octave.
+        let step = (units.next_power_of_two() / 16).max(1);
+        (units.next_multiple_of(step) * unit)
+            .min(self.config.most_input_values())
+            .max(values)
+    }
+
+    /// The same of inputs that are passed through together, of any lengths, on a device that [`Backend::pads`]; see
+    /// [`CtcModel::takes_batches`].
     pub fn plan_batch(&self, backend: &B, inputs: &[usize], keep_from: usize) -> Option<(ArenaPlan, Activations)> {
+        self.plan_all(backend, inputs, keep_from, false)
+    }
+
+    fn plan_all(
+        &self,
+        backend: &B,
+        inputs: &[usize],
+        keep_from: usize,
+        is_padded: bool,
+    ) -> Option<(ArenaPlan, Activations)> {
         let mut plan = ArenaPlan::default();
         let (mut frontends, mut utterances, mut rows) = (Vec::new(), Vec::new(), 0);
         for &values in inputs {
             assert!(values <= self.config.most_input_values(), "{values} input values");
             let (frontend, own) = match &self.frontend {
                 Frontend::Whisper(frontend) => {
-                    let (activations, rows) = frontend.plan(&mut plan, values, keep_from)?;
+                    let (activations, rows) = frontend.plan(&mut plan, values, keep_from, is_padded)?;
                     (FrontendActivations::Whisper(activations), rows)
                 }
                 Frontend::Wav2Vec2(frontend) => {
-                    let (activations, rows) = frontend.plan(backend, &mut plan, values, keep_from)?;
+                    let (activations, rows) = frontend.plan(backend, &mut plan, values, keep_from, is_padded)?;
                     (FrontendActivations::Wav2Vec2(activations), rows)
                 }
             };
@@ -248,8 +322,17 @@ impl<B: Backend> CtcModel<B> {
             });
             rows += own;
         }
-        let all = utterances.iter().map(|utterance| utterance.rows.clone()).collect();
-        let transformer = self.transformer.plan(backend, &mut plan, all, keep_from);
+        let longest = utterances
+            .iter()
+            .map(|utterance| utterance.rows.len())
+            .max()
+            .unwrap_or(0);
+        let spans = (is_padded || inputs.len() > 1).then_some(Spans {
+            starts: (),
+            count: inputs.len(),
+            longest,
+        });
+        let transformer = self.transformer.plan(backend, &mut plan, (rows, spans), keep_from);
         let width = self.config.transformer.width;
         let normed = match self.output.norm {
             Some(_) => plan.slot(rows * width),
@@ -258,6 +341,8 @@ impl<B: Backend> CtcModel<B> {
         let activations = Activations {
             rows,
             values: inputs.iter().sum(),
+            padded: None,
+            spans,
             frontends,
             utterances,
             normed,
@@ -271,16 +356,16 @@ impl<B: Backend> CtcModel<B> {
 
     /// Puts the input in place.
     pub fn load_input(&self, backend: &B, arena: &mut Arena<B>, activations: &Activations, values: &[f32]) {
-        assert_eq!(values.len(), activations.values);
         self.load_inputs(backend, arena, activations, &[values]);
     }
 
-    /// Several inputs, of a batch.
+    /// Several inputs, of a batch; after [`Arena::reserve_spans`] for as many.
     pub fn load_inputs(&self, backend: &B, arena: &mut Arena<B>, activations: &Activations, inputs: &[&[f32]]) {
         assert_eq!(inputs.len(), activations.utterances.len());
         let places = activations.utterances.iter().zip(&activations.frontends);
         for (values, (utterance, a)) in inputs.iter().zip(places) {
-            assert_eq!(values.len(), utterance.values);
+            let wanted = activations.padded.map_or(utterance.values, |(values, _)| values);
+            assert_eq!(values.len(), wanted);
             match (&self.frontend, a) {
                 (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
                     frontend.load_input(backend, arena, a, values)
@@ -288,6 +373,14 @@ impl<B: Backend> CtcModel<B> {
                 (Frontend::Wav2Vec2(_), FrontendActivations::Wav2Vec2(a)) => a.load_input(backend, arena, values),
                 _ => unreachable!("activations of another model"),
             }
+        }
+        if let Some((_, [convolved, rows])) = activations.padded {
+            arena.set_counts(backend, convolved, &[0, rows]);
+            // What writes the gradient writes the rows that count.
+            backend.fill_zero(arena.view_mut(backend, activations.dlogits));
+        } else if activations.spans.is_some() {
+            let ends = activations.utterances.iter().map(|utterance| utterance.rows.end);
+            arena.set_counts(backend, 0, &[0].into_iter().chain(ends).collect::<Vec<_>>());
         }
     }
 
@@ -319,7 +412,7 @@ impl<B: Backend> CtcModel<B> {
             .forward(backend, parameters, arena, &a.transformer, from);
         if let Some(norm) = &self.output.norm {
             let (x, statistics) = (a.transformer.output, a.statistics);
-            norm.forward_each(backend, parameters, arena, &a.utterance_rows(), x, a.normed, statistics);
+            norm.forward_each(backend, parameters, arena, (a.rows, a.spans), x, a.normed, statistics);
         }
         if let Some(head) = &self.output.head {
             head.forward(backend, parameters, arena, a.rows, a.normed, a.logits, false);
@@ -361,8 +454,8 @@ impl<B: Backend> CtcModel<B> {
         if let Some(norm) = &self.output.norm {
             let below = lowest < self.transformer.end_stage();
             let (saved, stream) = ((a.transformer.output, a.statistics), a.transformer.stream);
-            let (rows, input) = (a.utterance_rows(), below.then_some((stream, false)));
-            norm.backward_each(backend, parameters, arena, &rows, saved, a.dencoded(), input);
+            let (rows, input) = ((a.rows, a.spans), below.then_some((stream, false)));
+            norm.backward_each(backend, parameters, arena, rows, saved, a.dencoded(), input);
         }
         let streams = self
             .transformer

@@ -2,7 +2,7 @@
 
 use super::tensors::{Kind, Layout, OperandId, Piece, WeightsBuilder};
 use super::{ModelError, Parameters};
-use crate::engine::{Arena, Backend, Linear, Rows, Slot};
+use crate::engine::{Arena, Backend, Count, Linear, Rows, Slot, Spans};
 use std::ops::Range;
 
 /// A linear layer's operands.
@@ -249,17 +249,19 @@ impl LayerNorm {
         backend: &B,
         parameters: &impl Parameters<B>,
         arena: &mut Arena<B>,
-        utterances: &[Range<usize>],
+        (rows, spans): (usize, Option<Spans<()>>),
         x: Slot,
         y: Slot,
         statistics: Slot,
     ) {
-        for (index, rows) in utterances.iter().enumerate() {
-            parameters.turn_to(index);
-            let [x, y] = [x, y].map(|slot| rows_of(slot, rows, self.cols));
-            let statistics = rows_of(statistics, rows, 2);
-            self.forward(backend, parameters, arena, rows.len(), x, y, statistics);
+        if several(spans).is_none() {
+            return self.forward(backend, parameters, arena, rows, x, y, statistics);
         }
+        let (Some(spans), [x], [y, statistics]) = arena.split_spans(backend, spans, [x], [y, statistics]) else {
+            return;
+        };
+        let [weight, bias] = self.operands().map(|id| parameters.each(backend, id));
+        backend.layer_norm_each(Rows { rows, cols: self.cols }, spans, x, weight, bias, y, statistics);
     }
 
     /// [`LayerNorm::backward`], the same way.
@@ -268,19 +270,34 @@ impl LayerNorm {
         backend: &B,
         parameters: &mut impl Parameters<B>,
         arena: &mut Arena<B>,
-        utterances: &[Range<usize>],
-        (x, statistics): (Slot, Slot),
+        (rows, spans): (usize, Option<Spans<()>>),
+        saved: (Slot, Slot),
         dy: Slot,
         input: Option<(Slot, bool)>,
     ) {
-        for (index, rows) in utterances.iter().enumerate() {
-            parameters.turn_to(index);
-            let part = |slot| rows_of(slot, rows, self.cols);
-            let saved = (part(x), rows_of(statistics, rows, 2));
-            let input = input.map(|(dx, accumulate)| (part(dx), accumulate));
-            self.backward(backend, parameters, arena, rows.len(), saved, part(dy), input);
+        if several(spans).is_none() {
+            return self.backward(backend, parameters, arena, rows, saved, dy, input);
+        }
+        let shape = Rows { rows, cols: self.cols };
+        let reads = [saved.0, saved.1, dy];
+        if self.operands().iter().any(|id| parameters.is_adapted(*id))
+            && let (Some(spans), [x, statistics, dy], []) = arena.split_spans(backend, spans, reads, [])
+        {
+            let (gradients, places) = parameters.gradients_of_each(backend, self.operands());
+            backend.layer_norm_backward_parameters_each(shape, spans, x, statistics, dy, gradients, places);
+        }
+        if let Some((dx, accumulate)) = input
+            && let (Some(spans), [x, statistics, dy], [dx]) = arena.split_spans(backend, spans, reads, [dx])
+        {
+            let weight = parameters.each(backend, self.weight);
+            backend.layer_norm_backward_input_each(shape, spans, x, statistics, weight, dy, dx, accumulate);
         }
     }
+}
+
+/// Spans of more than one utterance: a single one's padding is nothing to what works row by row.
+fn several(spans: Option<Spans<()>>) -> Option<Spans<()>> {
+    spans.filter(|spans| spans.count > 1)
 }
 
 /// Some rows of a slot whose rows have so many values.
@@ -297,6 +314,19 @@ pub(super) fn gelu<B: Backend>(backend: &B, arena: &mut Arena<B>, slot: Slot) {
 pub(super) fn gelu_backward<B: Backend>(backend: &B, arena: &mut Arena<B>, pre: Slot, d: Slot) {
     let ([pre], [d]) = arena.split(backend, [pre], [d]);
     backend.gelu_backward(pre, d);
+}
+
+/// Zeros behind the rows that count, where there is padding.
+pub(super) fn clear_padding<B: Backend>(
+    backend: &B,
+    arena: &mut Arena<B>,
+    shape: Rows,
+    counted: Option<Count>,
+    slot: Slot,
+) {
+    if let (Some(counted), [], [x]) = arena.split_counted(backend, counted, [], [slot]) {
+        backend.clear_padding(shape, counted, x);
+    }
 }
 
 /// `to = from`.

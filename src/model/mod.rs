@@ -33,7 +33,7 @@ pub use tokenizer::Tokenizer;
 pub use transformer::TransformerConfig;
 pub use vocabulary::{Symbol, Vocabulary};
 
-use crate::engine::Backend;
+use crate::engine::{Backend, Each};
 use std::sync::Arc;
 
 /// The source model's values, nothing adapted.
@@ -77,4 +77,19 @@ pub trait Parameters<B: Backend> {
         backend: &B,
         ids: [OperandId; N],
     ) -> ([B::View<'_>; N], [Option<B::ViewMut<'_>>; N]);
+    /// The operand's values for each of the utterances that are passed through together.
+    fn each(&self, backend: &B, id: OperandId) -> Each<B::View<'_>> {
+        Each {
+            values: self.value(backend, id),
+            stride: 0,
+        }
+    }
+    /// All gradients of those utterances, and where the operands' are among the first utterance's.
+    fn gradients_of_each<const N: usize>(
+        &mut self,
+        _backend: &B,
+        _ids: [OperandId; N],
+    ) -> (Each<B::ViewMut<'_>>, [Option<usize>; N]) {
+        panic!("a store for one utterance");
+    }
 }

@@ -1,10 +1,10 @@
 //! wav2vec2's positional embedding: a grouped convolution over the frames with weight norm and GELU; data2vec's: five
 //! smaller ones in a row, each with a norm that has no parameters. The result is added to the frames.
 
-use super::layers::{LayerNorm, add, copy, gelu, gelu_backward};
+use super::layers::{LayerNorm, add, clear_padding, copy, gelu, gelu_backward};
 use super::tensors::{Kind, Layout, OperandId, Piece, WeightsBuilder};
 use super::{ModelError, Parameters, Weights};
-use crate::engine::{Arena, ArenaPlan, Backend, GroupedConv1d, Slot};
+use crate::engine::{Arena, ArenaPlan, Backend, Count, GroupedConv1d, Slot};
 
 /// Sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub(super) struct PositionalActivations {
     /// The GELU's input, made again; the gradient on its way down.
     pre: Slot,
     d: Slot,
+    /// Where the input is padded.
+    counted: Option<Count>,
 }
 
 struct LayerActivations {
@@ -154,6 +156,7 @@ impl<B: Backend> PositionalEmbedding<B> {
         rows: usize,
         input: Slot,
         backward: usize,
+        counted: Option<Count>,
     ) -> PositionalActivations {
         let (values, config) = (rows * self.width, self.config);
         let shape = self.shape(rows);
@@ -177,6 +180,7 @@ impl<B: Backend> PositionalEmbedding<B> {
             dweight: plan.slot(normed * backward * shape.weight_len()),
             pre: plan.slot(backward * values),
             d: plan.slot(backward * values),
+            counted,
         }
     }
 
@@ -191,6 +195,8 @@ impl<B: Backend> PositionalEmbedding<B> {
     ) {
         let rows = a.shape.frames;
         for (index, (layer, slots)) in self.layers.iter().zip(&a.layers).enumerate() {
+            // The last frames look at what is behind them.
+            clear_padding(backend, arena, a.shape.rows(), a.counted, slots.input);
             let bias = parameters.value(backend, layer.bias);
             if let Some(prepared) = layer.prepared(backend, parameters) {
                 let ([x], [sum]) = arena.split(backend, [slots.input], [slots.sum]);
@@ -249,6 +255,7 @@ impl<B: Backend> PositionalEmbedding<B> {
                 let weight = layer.effective(backend, parameters, made);
                 backend.grouped_conv1d_backward_input(a.shape, dy, weight, dx, accumulate, scratch);
             }
+            clear_padding(backend, arena, a.shape.rows(), a.counted, to);
             std::mem::swap(&mut d, &mut spare);
         }
     }

@@ -10,8 +10,7 @@ use super::layers::{LayerNorm, LinearLayer, copy, gelu, gelu_backward};
 use super::relative::{RelativeActivations, RelativeLayer, RelativePositions};
 use super::tensors::{OperandId, Place, WeightsBuilder};
 use super::{ModelError, Parameters};
-use crate::engine::{Arena, ArenaPlan, Attention, Backend, Slot};
-use std::ops::Range;
+use crate::engine::{Arena, ArenaPlan, Attention, Backend, Slot, Spans};
 
 /// Sizes, and where the norms are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,8 +71,8 @@ impl Layer {
 /// Where the layers' activations lie.
 pub(super) struct TransformerActivations {
     rows: usize,
-    /// The rows of each utterance.
-    utterances: Vec<Range<usize>>,
+    /// Where there are several utterances, or padding.
+    spans: Option<Spans<()>>,
     layers: Vec<LayerActivations>,
     /// The last layer's output.
     pub(super) output: Slot,
@@ -189,17 +188,15 @@ impl Transformer {
         }
     }
 
-    /// Slots for the rows of some utterances, which lie behind each other. Layers from the stage `keep_from` upwards keep what a backward pass reads; those below
-    /// share one set.
+    /// Slots for so many rows. Layers from the stage `keep_from` upwards keep what a backward pass reads; those below share
+    /// one set.
     pub(super) fn plan<B: Backend>(
         &self,
         backend: &B,
         plan: &mut ArenaPlan,
-        utterances: Vec<Range<usize>>,
+        (rows, spans): (usize, Option<Spans<()>>),
         keep_from: usize,
     ) -> TransformerActivations {
-        let rows = utterances.last().map_or(0, |last| last.end);
-        let longest = utterances.iter().map(Range::len).max().unwrap_or(0);
         let (d, heads) = (self.config.width, self.config.heads);
         let gated = self.relative.is_some() as usize;
         let layer = |plan: &mut ArenaPlan| {
@@ -242,7 +239,7 @@ impl Transformer {
         };
         TransformerActivations {
             rows,
-            utterances,
+            spans,
             layers,
             output,
             relative: self
@@ -253,7 +250,7 @@ impl Transformer {
             other: plan.slot(backward * rows * d),
             normed: plan.slot(rows * d),
             wide: plan.slot(rows * self.config.ffn),
-            attention_scratch: plan.slot(backend.attention_scratch(self.shape(longest))),
+            attention_scratch: plan.slot(backend.attention_scratch(self.shape(rows))),
             dattention: plan.slot(backward * rows * d),
             dqkv: plan.slot(backward * rows * 3 * d),
         }
@@ -298,7 +295,7 @@ impl Transformer {
                 backend,
                 parameters,
                 arena,
-                &a.utterances,
+                (a.rows, a.spans),
                 slots.input,
                 a.normed,
                 statistics,
@@ -311,9 +308,7 @@ impl Transformer {
         if let Some(relative) = &layer.relative {
             relative.forward(backend, parameters, arena, rows, x, slots.gate_projection, slots.gate);
         }
-        for rows in &a.utterances {
-            self.forward_scores(backend, arena, a, slots, rows);
-        }
+        self.forward_scores(backend, arena, a, slots);
         // The residual joins.
         let sum = if self.config.norm_first {
             slots.middle
@@ -326,9 +321,15 @@ impl Transformer {
             .forward_residual(backend, parameters, arena, rows, joined, sum);
         if !self.config.norm_first {
             let statistics = slots.attention_statistics;
-            layer
-                .attention_norm
-                .forward_each(backend, parameters, arena, &a.utterances, sum, slots.middle, statistics);
+            layer.attention_norm.forward_each(
+                backend,
+                parameters,
+                arena,
+                (a.rows, a.spans),
+                sum,
+                slots.middle,
+                statistics,
+            );
         }
     }
 
@@ -348,7 +349,7 @@ impl Transformer {
                 backend,
                 parameters,
                 arena,
-                &a.utterances,
+                (a.rows, a.spans),
                 slots.middle,
                 a.normed,
                 statistics,
@@ -367,7 +368,7 @@ impl Transformer {
         if !self.config.norm_first {
             layer
                 .ffn_norm
-                .forward_each(backend, parameters, arena, &a.utterances, sum, next, statistics);
+                .forward_each(backend, parameters, arena, (a.rows, a.spans), sum, next, statistics);
         }
     }
 
@@ -399,7 +400,7 @@ impl Transformer {
                         backend,
                         parameters,
                         arena,
-                        &a.utterances,
+                        (a.rows, a.spans),
                         saved,
                         stream,
                         Some((other, false)),
@@ -420,7 +421,7 @@ impl Transformer {
                 if self.config.norm_first {
                     let (norm, saved) = layer.norm(slots, is_ffn);
                     let input = below.then_some((stream, true));
-                    norm.backward_each(backend, parameters, arena, &a.utterances, saved, a.normed, input);
+                    norm.backward_each(backend, parameters, arena, (a.rows, a.spans), saved, a.normed, input);
                 }
             }
         }
@@ -489,9 +490,7 @@ impl Transformer {
         layer
             .out
             .backward_input(backend, parameters, arena, rows, dy, a.dattention, false);
-        for rows in &a.utterances {
-            self.backward_scores(backend, parameters, arena, a, slots, rows);
-        }
+        self.backward_scores(backend, parameters, arena, a, slots);
         let weights_adapted = parameters.is_adapted(layer.qkv.weight)
             || layer
                 .relative
@@ -529,7 +528,7 @@ impl Transformer {
         }
         if wanted {
             let (norm, (x, statistics)) = layer.norm(slots, is_ffn);
-            norm.forward_each(backend, parameters, arena, &a.utterances, x, a.normed, statistics);
+            norm.forward_each(backend, parameters, arena, (a.rows, a.spans), x, a.normed, statistics);
         }
         a.normed
     }

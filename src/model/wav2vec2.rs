@@ -7,7 +7,7 @@ use super::positional::{PositionalActivations, PositionalEmbedding};
 use super::tensors::{Kind, OperandId, Place, WeightsBuilder};
 use super::whisper::Convolution;
 use super::{ModelError, Parameters, TransformerConfig, Wav2Vec2Config, Weights};
-use crate::engine::{Arena, ArenaPlan, Backend, Conv1d, Rows, Slot};
+use crate::engine::{Arena, ArenaPlan, Backend, Conv1d, Count, Rows, Slot};
 
 /// Which operand is what. Stages: a convolution each, the projection, the positional embedding.
 pub(super) struct Wav2Vec2Frontend<B: Backend> {
@@ -65,11 +65,15 @@ struct ConvActivations {
     raw: Slot,
     statistics: Slot,
     out: Slot,
+    /// Of the first, where the input is padded.
+    counted: Option<Count>,
 }
 
 impl Wav2Vec2Activations {
     pub(super) fn load_input<B: Backend>(&self, backend: &B, arena: &mut Arena<B>, samples: &[f32]) {
-        backend.upload(samples, arena.view_mut(backend, self.input));
+        let (len, all) = (samples.len(), self.input.len);
+        backend.upload(samples, arena.view_mut(backend, self.input.part(0, len)));
+        backend.fill_zero(arena.view_mut(backend, self.input.part(len, all - len)));
     }
 }
 
@@ -153,16 +157,10 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
         self.convolutions.last().map_or(1, |layer| layer.c_out)
     }
 
-    pub(super) fn plan(
-        &self,
-        backend: &B,
-        plan: &mut ArenaPlan,
-        samples: usize,
-        keep_from: usize,
-    ) -> Option<(Wav2Vec2Activations, usize)> {
+    /// The convolutions' shapes, down to the first that has no output.
+    fn shapes(&self, samples: usize) -> Vec<Conv1d> {
         let mut frames = samples;
-        let mut shapes = Vec::with_capacity(self.convolutions.len());
-        for layer in &self.convolutions {
+        let shapes = self.convolutions.iter().map(|layer| {
             let shape = Conv1d {
                 padded_frames: frames,
                 c_in: layer.c_in,
@@ -171,12 +169,30 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
                 stride: layer.stride,
             };
             frames = shape.out_frames();
-            if frames == 0 {
-                return None;
-            }
-            shapes.push(shape);
+            shape
+        });
+        shapes.collect()
+    }
+
+    /// Frames after the first convolution and after all.
+    pub(super) fn frames(&self, samples: usize) -> [usize; 2] {
+        let shapes = self.shapes(samples);
+        [shapes.first(), shapes.last()].map(|shape| shape.map_or(samples, Conv1d::out_frames))
+    }
+
+    pub(super) fn plan(
+        &self,
+        backend: &B,
+        plan: &mut ArenaPlan,
+        samples: usize,
+        keep_from: usize,
+        is_padded: bool,
+    ) -> Option<(Wav2Vec2Activations, usize)> {
+        let shapes = self.shapes(samples);
+        let [_, rows] = self.frames(samples);
+        if rows == 0 {
+            return None;
         }
-        let rows = frames;
         let values = |shape: &Conv1d| shape.out_frames() * shape.c_out;
         let input = plan.slot(samples);
         // Below the lowest kept stage, outputs take turns in two slots, and what comes before them has one.
@@ -211,6 +227,7 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
                 raw,
                 statistics: plan.slot(statistics),
                 out,
+                counted: (is_padded && index == 0).then_some(Count::Convolved),
             });
             next = out;
         }
@@ -241,7 +258,10 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
             projection_statistics: plan.slot(rows * 2),
             projection_input: plan.slot(wide),
             projected,
-            positional: self.positional.plan(backend, plan, rows, projected, backward),
+            positional: {
+                let counted = is_padded.then_some(Count::Output);
+                self.positional.plan(backend, plan, rows, projected, backward, counted)
+            },
             encoder_norm_input: plan.slot(post_norm * rows * self.width),
             encoder_statistics: plan.slot(post_norm * rows * 2),
             dconv: [largest, largest, remade].map(|len| plan.slot(backward * len)),
@@ -329,6 +349,8 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
         }
         if let (true, Some(own)) = (below, dfeatures) {
             let place = d.part(0, features.len);
+            // Of a padded input as many as count.
+            let place = place.part(0, own.len());
             let mut sum = vec![0.0; place.len];
             backend.download(arena.view(backend, place), &mut sum);
             sum.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
@@ -409,8 +431,17 @@ impl ConvLayer {
         match &self.norm {
             Norm::None => {}
             Norm::Channel { weight, bias } => {
-                let ([x], [y, statistics]) = arena.split(backend, [a.raw], [a.out, a.statistics]);
-                backend.channel_norm_gelu(self.rows(a.shape), x, value(weight), value(bias), y, statistics);
+                let (counted, [x], [y, statistics]) =
+                    arena.split_counted(backend, a.counted, [a.raw], [a.out, a.statistics]);
+                backend.channel_norm_gelu(
+                    self.rows(a.shape),
+                    counted,
+                    x,
+                    value(weight),
+                    value(bias),
+                    y,
+                    statistics,
+                );
             }
             Norm::Layer(norm) => {
                 let rows = a.shape.out_frames();
@@ -435,10 +466,11 @@ impl ConvLayer {
                 false
             }
             Norm::Channel { weight, bias } => {
-                let ([x, statistics], [d]) = arena.split(backend, [a.raw, a.statistics], [d]);
+                let (counted, [x, statistics], [d]) =
+                    arena.split_counted(backend, a.counted, [a.raw, a.statistics], [d]);
                 let ([gamma, beta], [dweight, dbias]) = parameters.values_and_gradients(backend, [*weight, *bias]);
                 let rows = self.rows(a.shape);
-                backend.channel_norm_gelu_backward(rows, x, statistics, (gamma, beta), d, dweight, dbias);
+                backend.channel_norm_gelu_backward(rows, counted, x, statistics, (gamma, beta), d, dweight, dbias);
                 false
             }
             Norm::Layer(norm) => {

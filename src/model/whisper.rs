@@ -2,10 +2,10 @@
 //! sinusoidal positions. It runs on the true length, `(frames + 1) / 2` outputs, not on a 30-second window.
 
 use super::ctc::first_adapted;
-use super::layers::gelu_backward;
+use super::layers::{clear_padding, gelu_backward};
 use super::tensors::{Kind, Layout, OperandId, Piece, Place, WeightsBuilder};
 use super::{ModelError, Parameters, WhisperConfig};
-use crate::engine::{Arena, ArenaPlan, Backend, Conv1d, Rows, Slot};
+use crate::engine::{Arena, ArenaPlan, Backend, Conv1d, Count, Rows, Slot};
 
 const KERNEL: usize = 3;
 
@@ -37,6 +37,8 @@ pub(super) struct WhisperActivations {
     conv1_out: Slot,
     conv2_pre: Slot,
     dconv1: Slot,
+    /// Where the input is padded.
+    counted: Option<Count>,
 }
 
 impl WhisperFrontend {
@@ -70,22 +72,42 @@ impl WhisperFrontend {
         2
     }
 
+    /// Frames after each convolution.
+    pub(super) fn frames(&self, values: usize) -> [usize; 2] {
+        let frames = values / self.bands;
+        [frames, self.conv2_shape(frames).out_frames()]
+    }
+
+    /// What values come in.
+    pub(super) fn unit(&self) -> usize {
+        self.bands
+    }
+
+    fn conv2_shape(&self, frames: usize) -> Conv1d {
+        Conv1d {
+            padded_frames: frames + 2,
+            c_in: self.width,
+            c_out: self.width,
+            kernel: KERNEL,
+            stride: 2,
+        }
+    }
+
     pub(super) fn plan(
         &self,
         plan: &mut ArenaPlan,
         values: usize,
         keep_from: usize,
+        is_padded: bool,
     ) -> Option<(WhisperActivations, usize)> {
         let (frames, d) = (values / self.bands, self.width);
         let padded_frames = frames + 2;
-        let conv = |c_in, stride| Conv1d {
-            padded_frames,
-            c_in,
-            c_out: d,
-            kernel: KERNEL,
-            stride,
+        let conv2_shape = self.conv2_shape(frames);
+        let conv1_shape = Conv1d {
+            c_in: self.bands,
+            stride: 1,
+            ..conv2_shape
         };
-        let (conv1_shape, conv2_shape) = (conv(self.bands, 1), conv(d, 2));
         let rows = conv2_shape.out_frames();
         let backward = (keep_from < self.stages()) as usize;
         let activations = WhisperActivations {
@@ -97,6 +119,7 @@ impl WhisperFrontend {
             conv1_out: plan.slot(padded_frames * d),
             conv2_pre: plan.slot(rows * d),
             dconv1: plan.slot(backward * padded_frames * d),
+            counted: is_padded.then_some(Count::Convolved),
         };
         (frames > 0).then_some((activations, rows))
     }
@@ -128,6 +151,7 @@ impl WhisperFrontend {
             let inner = a.conv1_out.part(self.width, a.frames * self.width);
             self.conv1
                 .forward_gelu(backend, parameters, arena, a.conv1_shape, a.input, a.conv1_pre, inner);
+            a.clear_padding(backend, arena, inner);
         }
         if from <= 1 {
             self.conv2.forward_gelu(
@@ -163,6 +187,8 @@ impl WhisperFrontend {
             let weight = parameters.value(backend, self.conv2.weight);
             backend.conv1d_backward_input(a.conv2_shape, dpre, weight, dx);
             let inner = a.dconv1.part(self.width, a.frames * self.width);
+            // The last output that counts has looked at the zeros behind the last input.
+            a.clear_padding(backend, arena, inner);
             gelu_backward(backend, arena, a.conv1_pre, inner);
             self.conv1
                 .backward_parameters(backend, parameters, arena, a.conv1_shape, a.input, inner);
@@ -171,6 +197,14 @@ impl WhisperFrontend {
 
     pub(super) fn lowest_adapted_stage<B: Backend>(&self, parameters: &impl Parameters<B>) -> Option<usize> {
         first_adapted(parameters, [self.conv1, self.conv2].map(|conv| conv.operands()))
+    }
+}
+
+impl WhisperActivations {
+    /// Zeros behind what counts of the first convolution's output, or of its gradient.
+    fn clear_padding<B: Backend>(&self, backend: &B, arena: &mut Arena<B>, inner: Slot) {
+        let (rows, cols) = (self.frames, self.conv1_shape.c_out);
+        clear_padding(backend, arena, Rows { rows, cols }, self.counted, inner);
     }
 }
 

@@ -130,6 +130,8 @@ pub enum Count {
     Waits = 1,
     /// Graphs made of recorded work.
     Graphs = 2,
+    /// Kernels run, a graph's too; those of products are not among them.
+    Launches = 3,
 }
 
 unsafe extern "C" {

@@ -2,9 +2,10 @@
 
 use super::decoding::DecodingArguments;
 use super::streams::StreamBy;
+use crate::cli::device::DeviceArguments;
 use crate::cli::{EXIT_CODES, Failure};
 use crate::output::Format;
-use crate::{Device, Method, ParameterChoice, Reset};
+use crate::{Method, ParameterChoice, Reset};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -79,9 +80,8 @@ pub(in crate::cli) struct Arguments {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) jobs: Option<u16>,
 
-    /// Where to compute: cpu, cuda:N (an NVIDIA GPU) or auto (cuda:0 where it can be used, else cpu).
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
-    pub(super) device: Device,
+    #[command(flatten)]
+    pub(super) device: DeviceArguments,
 
     /// Progress on standard error. auto: a bar on a terminal, else errors and the summary only; plain: a line
     /// per file; json: an object per event; none: errors only.
@@ -364,16 +364,4 @@ fn reset(text: &str) -> Result<Reset, String> {
     reset.ok_or_else(|| {
         "give none, fixed:N, oracle, dynamic, dynamic:K (K at least 10) or collapse:X, such as fixed:50".to_string()
     })
-}
-
-fn device(text: &str) -> Result<Device, String> {
-    match text {
-        "cpu" => Ok(Device::Cpu),
-        "auto" => Ok(Device::Auto),
-        _ => text
-            .strip_prefix("cuda:")
-            .and_then(|index| index.parse().ok())
-            .map(Device::Cuda)
-            .ok_or_else(|| "give cpu, auto or cuda:N with a device number, such as cuda:0".to_string()),
-    }
 }

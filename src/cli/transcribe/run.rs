@@ -75,7 +75,12 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
         );
     }
     let info = recognizer.info();
-    let settings_key = settings::settings_key(info, &adaptation, recognizer.is_whisper().then_some(&decoding));
+    let settings_key = settings::settings_key(
+        info,
+        &adaptation,
+        recognizer.is_whisper().then_some(&decoding),
+        settings.device,
+    );
     // A stream's results may all wait for an earlier stream's, which must not wait for them.
     let window = if settings.output_dir.is_some() || adaptation.method.is_continual() {
         usize::MAX

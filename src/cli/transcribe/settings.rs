@@ -5,7 +5,7 @@ use super::decoding::DecodingArguments;
 use super::streams::StreamBy;
 use crate::cli::{Failure, cores};
 use crate::decode::whisper::DecodingOptions;
-use crate::engine::EngineError;
+use crate::engine::{CudaPrecision, EngineError};
 use crate::model::{Bundled, ModelError};
 use crate::output::Format;
 use crate::{AdaptationConfig, Compatibility, Device, Error, Half, Method, ModelInfo, Recognizer, Reset, Settled};
@@ -63,7 +63,7 @@ impl Settings {
             formats,
             output_dir: typed.output_dir,
             overwrite: typed.overwrite,
-            device: typed.device,
+            device: typed.device.resolve()?,
             adaptation: typed.adaptation,
             decoding: typed.decoding,
             jobs: typed.jobs.map(usize::from),
@@ -268,10 +268,21 @@ pub(super) fn idle_options(typed: &AdaptationArguments, method: Method) -> Vec<&
 
 /// What decides the content of a recording's outputs beside the recording: the model, the adaptation settings and
 /// the outputs' schema. Hexadecimal.
-pub(super) fn settings_key(model: &ModelInfo, config: &AdaptationConfig, decoding: Option<&DecodingOptions>) -> String {
+pub(super) fn settings_key(
+    model: &ModelInfo,
+    config: &AdaptationConfig,
+    decoding: Option<&DecodingOptions>,
+    device: Device,
+) -> String {
     let mut parts = serde_json::json!({ "schema": OUTPUT_SCHEMA, "model": model.identity, "adaptation": config });
     if let Some(decoding) = decoding {
         parts["decoding"] = serde_json::json!(decoding);
+    }
+    // Devices differ by roundings of f32 alone, which is no reason to do anything again; these differ by more.
+    if let Device::Auto(precision) | Device::Cuda(_, precision) = device
+        && precision != CudaPrecision::Exact
+    {
+        parts["precision"] = serde_json::json!(format!("{precision:?}"));
     }
     blake3::hash(parts.to_string().as_bytes()).to_hex().to_string()
 }
@@ -369,7 +380,7 @@ mod tests {
                 serde_json::from_value::<AdaptationConfig>(written).expect("a config"),
                 config
             );
-            keys.push(settings_key(&model, &config, None));
+            keys.push(settings_key(&model, &config, None, Device::Cpu));
         }
         for (index, key) in keys.iter().enumerate() {
             assert!(!keys[..index].contains(key), "options {index} share a key");

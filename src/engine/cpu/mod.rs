@@ -23,7 +23,8 @@ mod weight_norm;
 
 use super::{
     AdamW, Attention, Backend, BiasAndGradient, Conv1d, CrossAttention, DecoderBackend, EngineError, GroupedConv1d,
-    Linear, ObjectiveTerms, ObjectiveValue, PseudoLabel, RelativeBias, Rows, Slot, pseudo_label_loss,
+    Linear, NO_PADDING, ObjectiveTerms, ObjectiveValue, PseudoLabel, RelativeBias, Rows, Slot, Spans,
+    pseudo_label_loss,
 };
 use parallel::Shared;
 use std::ops::Range;
@@ -316,18 +317,21 @@ impl Backend for CpuBackend {
     fn channel_norm_gelu(
         &self,
         shape: Rows,
+        counted: Option<&[f32]>,
         x: &[f32],
         weight: &[f32],
         bias: &[f32],
         y: &mut [f32],
         statistics: &mut [f32],
     ) {
+        assert!(counted.is_none(), "{NO_PADDING}");
         channel_norm::forward(self, shape, x, weight, bias, y, statistics);
     }
 
     fn channel_norm_gelu_backward(
         &self,
         shape: Rows,
+        counted: Option<&[f32]>,
         x: &[f32],
         statistics: &[f32],
         parameters: (&[f32], &[f32]),
@@ -335,6 +339,7 @@ impl Backend for CpuBackend {
         dweight: Option<&mut [f32]>,
         dbias: Option<&mut [f32]>,
     ) {
+        assert!(counted.is_none(), "{NO_PADDING}");
         channel_norm::backward(self, shape, x, statistics, parameters, d, dweight, dbias);
     }
 
@@ -345,18 +350,21 @@ impl Backend for CpuBackend {
     fn attention(
         &self,
         shape: Attention,
+        spans: Option<Spans<&[f32]>>,
         qkv: &[f32],
         bias: Option<RelativeBias<&[f32]>>,
         out: &mut [f32],
         log_sum_exp: &mut [f32],
         scratch: &mut [f32],
     ) {
+        assert!(spans.is_none(), "{NO_PADDING}");
         attention::forward(self, shape, qkv, bias, out, log_sum_exp, scratch);
     }
 
     fn attention_backward(
         &self,
         shape: Attention,
+        spans: Option<Spans<&[f32]>>,
         qkv: &[f32],
         bias: BiasAndGradient<&[f32], &mut [f32]>,
         out: &[f32],
@@ -365,6 +373,7 @@ impl Backend for CpuBackend {
         dqkv: &mut [f32],
         scratch: &mut [f32],
     ) {
+        assert!(spans.is_none(), "{NO_PADDING}");
         attention::backward(self, shape, qkv, bias, out, log_sum_exp, dout, dqkv, scratch);
     }
 
@@ -398,7 +407,15 @@ impl Backend for CpuBackend {
         self.run_values(len, |part| simd::add(&x[part.clone()], unsafe { y.stretch(part) }));
     }
 
-    fn entropy_mcc(&self, terms: &ObjectiveTerms, shape: Rows, logits: &[f32], dlogits: &mut [f32]) -> ObjectiveValue {
+    fn entropy_mcc(
+        &self,
+        terms: &ObjectiveTerms,
+        shape: Rows,
+        spans: Option<Spans<&[f32]>>,
+        logits: &[f32],
+        dlogits: &mut [f32],
+    ) -> ObjectiveValue {
+        assert!(spans.is_none(), "{NO_PADDING}");
         objective::entropy_mcc(terms, shape, logits, dlogits)
     }
 

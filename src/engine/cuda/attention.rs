@@ -3,8 +3,8 @@
 use super::CudaBackend;
 use super::device::{Grid, blocks};
 use super::memory::{View, ViewMut};
-use super::ops::int;
-use crate::engine::{Attention, BiasAndGradient, RelativeBias, Rows};
+use super::ops::{extent, int, starts};
+use crate::engine::{Attention, BiasAndGradient, RelativeBias, Rows, Spans};
 
 /// Rows or keys a block (`OWN` in kernels/attention.cu).
 const TILE: usize = 32;
@@ -14,13 +14,14 @@ const LARGE: usize = 128;
 /// Values of a gate's projection.
 const PROJECTION: usize = 8;
 
-fn grid(shape: Attention) -> Grid {
+fn grid(shape: Attention, spans: Option<Spans<View<'_>>>) -> Grid {
     assert!(
         shape.head_dim <= LARGE,
         "heads of {} values: the CUDA kernels take up to {LARGE}",
         shape.head_dim
     );
-    (blocks(shape.frames, TILE), shape.heads as u32, 1)
+    let (longest, count) = extent(shape.frames, spans);
+    (blocks(longest, TILE), shape.heads as u32, count)
 }
 
 fn check_bias(shape: Attention, bias: &Option<RelativeBias<View<'_>>>) {
@@ -37,6 +38,7 @@ impl CudaBackend {
     pub(super) fn attention_forward(
         &self,
         shape: Attention,
+        spans: Option<Spans<View<'_>>>,
         qkv: View<'_>,
         bias: Option<RelativeBias<View<'_>>>,
         mut out: ViewMut<'_>,
@@ -46,20 +48,26 @@ impl CudaBackend {
         let lens = (qkv.len(), out.len(), log_sum_exp.len());
         assert_eq!(lens, (3 * values, values, shape.frames * shape.heads), "{shape:?}");
         check_bias(shape, &bias);
+        assert!(
+            bias.is_none() || spans.is_none_or(|spans| spans.count == 1),
+            "a bias of several utterances"
+        );
         let (gate, table) = bias.map(|bias| (bias.gate, bias.table)).unzip();
+        let starts = starts(spans);
         let (frames, heads, head_dim) = (int(shape.frames), int(shape.heads), int(shape.head_dim));
-        let (launcher, grid, scale) = (self.launcher(), grid(shape), shape.scale());
+        let (launcher, grid, scale) = (self.launcher(), grid(shape, spans), shape.scale());
         let (out, lse) = (&mut out, &mut log_sum_exp);
         if shape.head_dim <= SMALL {
-            launcher.attention_forward_64(grid, qkv, gate, table, out, lse, frames, heads, head_dim, scale);
+            launcher.attention_forward_64(grid, qkv, gate, table, starts, out, lse, frames, heads, head_dim, scale);
         } else {
-            launcher.attention_forward_128(grid, qkv, gate, table, out, lse, frames, heads, head_dim, scale);
+            launcher.attention_forward_128(grid, qkv, gate, table, starts, out, lse, frames, heads, head_dim, scale);
         }
     }
 
     pub(super) fn attention_gradient(
         &self,
         shape: Attention,
+        spans: Option<Spans<View<'_>>>,
         qkv: View<'_>,
         bias: BiasAndGradient<View<'_>, ViewMut<'_>>,
         out: View<'_>,
@@ -74,7 +82,12 @@ impl CudaBackend {
         assert!(terms.len() >= rows, "scratch of {shape:?}");
         let (bias, gradient) = bias.unzip();
         check_bias(shape, &bias);
+        assert!(
+            bias.is_none() || spans.is_none_or(|spans| spans.count == 1),
+            "a bias of several utterances"
+        );
         let (gate, table) = bias.map(|bias| (bias.gate, bias.table)).unzip();
+        let starts = starts(spans);
         let (mut dgate, mut dtable) = match gradient {
             Some(gradient) => (Some(gradient.gate), gradient.table),
             None => (None, None),
@@ -83,22 +96,24 @@ impl CudaBackend {
         let distances = shape.heads * (2 * shape.frames).saturating_sub(1);
         assert!(dtable.as_ref().is_none_or(|dtable| dtable.len() >= distances));
         let (frames, heads, head_dim) = (int(shape.frames), int(shape.heads), int(shape.head_dim));
-        let (launcher, grid, scale) = (self.launcher(), grid(shape), shape.scale());
-        launcher.attention_row_terms((blocks(rows, 4), 1, 1), out, dout, &mut terms, frames, heads, head_dim);
+        let (launcher, grid, scale) = (self.launcher(), grid(shape, spans), shape.scale());
+        let (longest, count) = extent(shape.frames, spans);
+        let of_rows = (blocks(longest * shape.heads, 4), 1, count);
+        launcher.attention_row_terms(of_rows, out, dout, starts, &mut terms, frames, heads, head_dim);
         let (terms, dqkv, dgate, dtable) = (terms.as_view(), &mut dqkv, dgate.as_mut(), dtable.as_mut());
         if shape.head_dim <= SMALL {
             launcher.attention_backward_keys_64(
-                grid, qkv, gate, table, lse, terms, dout, dqkv, frames, heads, head_dim, scale,
+                grid, qkv, gate, table, starts, lse, terms, dout, dqkv, frames, heads, head_dim, scale,
             );
             launcher.attention_backward_queries_64(
-                grid, qkv, gate, table, lse, terms, dout, dqkv, dgate, dtable, frames, heads, head_dim, scale,
+                grid, qkv, gate, table, starts, lse, terms, dout, dqkv, dgate, dtable, frames, heads, head_dim, scale,
             );
         } else {
             launcher.attention_backward_keys_128(
-                grid, qkv, gate, table, lse, terms, dout, dqkv, frames, heads, head_dim, scale,
+                grid, qkv, gate, table, starts, lse, terms, dout, dqkv, frames, heads, head_dim, scale,
             );
             launcher.attention_backward_queries_128(
-                grid, qkv, gate, table, lse, terms, dout, dqkv, dgate, dtable, frames, heads, head_dim, scale,
+                grid, qkv, gate, table, starts, lse, terms, dout, dqkv, dgate, dtable, frames, heads, head_dim, scale,
             );
         }
     }

@@ -2,11 +2,12 @@
 
 use super::device::{blocks, describe};
 use super::memory::{CudaBuffer, View, ViewMut};
+use super::norms::one;
 use super::ops::int;
 use super::{CudaBackend, address_of, lock};
 use crate::engine::{
-    AdamW, Attention, Backend, BiasAndGradient, Conv1d, EngineError, GroupedConv1d, Judge, Linear, ObjectiveTerms,
-    ObjectiveValue, PseudoLabel, RelativeBias, Replay, Rows, Slot, check_split,
+    AdamW, Attention, Backend, BiasAndGradient, Conv1d, Each, EngineError, GroupedConv1d, Judge, Linear,
+    ObjectiveTerms, ObjectiveValue, PseudoLabel, RelativeBias, Replay, Rows, Slot, Spans, check_split,
 };
 use cudarc::driver::result;
 use cudarc::driver::sys::CUresult;
@@ -34,6 +35,10 @@ impl Backend for CudaBackend {
 
     fn judge(&self) -> Option<&dyn Judge<Self>> {
         Some(self)
+    }
+
+    fn pads(&self) -> bool {
+        true
     }
 
     fn replayable(&self, replay: Replay, work: impl FnOnce()) {
@@ -140,7 +145,7 @@ impl Backend for CudaBackend {
 
     fn all_finite(&self, values: View<'_>) -> bool {
         let mut found = [1u32];
-        self.flag_not_finite(values, |flag| self.read(flag, &mut found));
+        self.flag_not_finite(values, 1, |flag| self.read(flag, &mut found));
         found == [0]
     }
 
@@ -292,15 +297,23 @@ impl Backend for CudaBackend {
         x: View<'_>,
         weight: View<'_>,
         bias: View<'_>,
-        mut y: ViewMut<'_>,
-        mut statistics: ViewMut<'_>,
+        y: ViewMut<'_>,
+        statistics: ViewMut<'_>,
     ) {
-        let (rows, cols) = (shape.rows, shape.cols);
-        let lens = (x.len(), y.len(), statistics.len(), weight.len(), bias.len());
-        assert_eq!(lens, (rows * cols, rows * cols, rows * 2, cols, cols));
-        let grid = (blocks(rows, 4), 1, 1);
-        self.launcher()
-            .layer_norm_forward(grid, x, weight, bias, &mut y, &mut statistics, int(rows), int(cols));
+        self.norm_forward(shape, None, x, one(weight), one(bias), y, statistics);
+    }
+
+    fn layer_norm_each(
+        &self,
+        shape: Rows,
+        spans: Spans<View<'_>>,
+        x: View<'_>,
+        weight: Each<View<'_>>,
+        bias: Each<View<'_>>,
+        y: ViewMut<'_>,
+        statistics: ViewMut<'_>,
+    ) {
+        self.norm_forward(shape, Some(spans), x, weight, bias, y, statistics);
     }
 
     fn layer_norm_backward_input(
@@ -310,23 +323,24 @@ impl Backend for CudaBackend {
         statistics: View<'_>,
         weight: View<'_>,
         dy: View<'_>,
-        mut dx: ViewMut<'_>,
+        dx: ViewMut<'_>,
         accumulate: bool,
     ) {
-        let (rows, cols) = (shape.rows, shape.cols);
-        let lens = (x.len(), dy.len(), dx.len(), statistics.len(), weight.len());
-        assert_eq!(lens, (rows * cols, rows * cols, rows * cols, rows * 2, cols));
-        self.launcher().layer_norm_backward_input(
-            (blocks(rows, 4), 1, 1),
-            x,
-            statistics,
-            weight,
-            dy,
-            &mut dx,
-            int(rows),
-            int(cols),
-            i32::from(accumulate),
-        );
+        self.norm_input(shape, None, x, statistics, one(weight), dy, dx, accumulate);
+    }
+
+    fn layer_norm_backward_input_each(
+        &self,
+        shape: Rows,
+        spans: Spans<View<'_>>,
+        x: View<'_>,
+        statistics: View<'_>,
+        weight: Each<View<'_>>,
+        dy: View<'_>,
+        dx: ViewMut<'_>,
+        accumulate: bool,
+    ) {
+        self.norm_input(shape, Some(spans), x, statistics, weight, dy, dx, accumulate);
     }
 
     fn layer_norm_backward_parameters(
@@ -335,42 +349,50 @@ impl Backend for CudaBackend {
         x: View<'_>,
         statistics: View<'_>,
         dy: View<'_>,
-        mut dweight: Option<ViewMut<'_>>,
-        mut dbias: Option<ViewMut<'_>>,
+        dweight: Option<ViewMut<'_>>,
+        dbias: Option<ViewMut<'_>>,
     ) {
-        let (rows, cols) = (shape.rows, shape.cols);
-        assert_eq!(
-            (x.len(), dy.len(), statistics.len()),
-            (rows * cols, rows * cols, rows * 2)
-        );
-        assert!([&dweight, &dbias].into_iter().flatten().all(|d| d.len() == cols));
-        self.launcher().layer_norm_backward_parameters(
-            (blocks(cols, 32), 1, 1),
-            x,
-            statistics,
-            dy,
-            dweight.as_mut(),
-            dbias.as_mut(),
-            int(rows),
-            int(cols),
-        );
+        self.norm_parameters(shape, x, statistics, dy, dweight, dbias);
+    }
+
+    fn layer_norm_backward_parameters_each(
+        &self,
+        shape: Rows,
+        spans: Spans<View<'_>>,
+        x: View<'_>,
+        statistics: View<'_>,
+        dy: View<'_>,
+        gradients: Each<ViewMut<'_>>,
+        places: [Option<usize>; 2],
+    ) {
+        self.norm_parameters_each(shape, spans, x, statistics, dy, gradients, places);
+    }
+
+    fn clear_padding(&self, shape: Rows, counted: View<'_>, mut x: ViewMut<'_>) {
+        assert_eq!((x.len(), counted.len()), (shape.rows * shape.cols, 1));
+        let (rows, cols) = (int(shape.rows), int(shape.cols));
+        // Padding is a small part.
+        let grid = self.grid_over(x.len().div_ceil(8));
+        self.launcher().clear_padding(grid, counted.cast(), &mut x, rows, cols);
     }
 
     fn channel_norm_gelu(
         &self,
         shape: Rows,
+        counted: Option<View<'_>>,
         x: View<'_>,
         weight: View<'_>,
         bias: View<'_>,
         y: ViewMut<'_>,
         statistics: ViewMut<'_>,
     ) {
-        self.channel_norm_forward(shape, x, weight, bias, y, statistics);
+        self.channel_norm_forward(shape, counted, x, weight, bias, y, statistics);
     }
 
     fn channel_norm_gelu_backward(
         &self,
         shape: Rows,
+        counted: Option<View<'_>>,
         x: View<'_>,
         statistics: View<'_>,
         parameters: (View<'_>, View<'_>),
@@ -378,7 +400,7 @@ impl Backend for CudaBackend {
         dweight: Option<ViewMut<'_>>,
         dbias: Option<ViewMut<'_>>,
     ) {
-        self.channel_norm_backward(shape, x, statistics, parameters, d, dweight, dbias);
+        self.channel_norm_backward(shape, counted, x, statistics, parameters, d, dweight, dbias);
     }
 
     fn attention_scratch(&self, shape: Attention) -> usize {
@@ -388,18 +410,20 @@ impl Backend for CudaBackend {
     fn attention(
         &self,
         shape: Attention,
+        spans: Option<Spans<View<'_>>>,
         qkv: View<'_>,
         bias: Option<RelativeBias<View<'_>>>,
         out: ViewMut<'_>,
         log_sum_exp: ViewMut<'_>,
         _scratch: ViewMut<'_>,
     ) {
-        self.attention_forward(shape, qkv, bias, out, log_sum_exp);
+        self.attention_forward(shape, spans, qkv, bias, out, log_sum_exp);
     }
 
     fn attention_backward(
         &self,
         shape: Attention,
+        spans: Option<Spans<View<'_>>>,
         qkv: View<'_>,
         bias: BiasAndGradient<View<'_>, ViewMut<'_>>,
         out: View<'_>,
@@ -408,7 +432,7 @@ impl Backend for CudaBackend {
         dqkv: ViewMut<'_>,
         scratch: ViewMut<'_>,
     ) {
-        self.attention_gradient(shape, qkv, bias, out, log_sum_exp, dout, dqkv, scratch);
+        self.attention_gradient(shape, spans, qkv, bias, out, log_sum_exp, dout, dqkv, scratch);
     }
 
     fn relative_gate(&self, shape: Rows, projection: View<'_>, constant: View<'_>, gate: ViewMut<'_>) {
@@ -445,11 +469,15 @@ impl Backend for CudaBackend {
         &self,
         terms: &ObjectiveTerms,
         shape: Rows,
+        spans: Option<Spans<View<'_>>>,
         logits: View<'_>,
-        dlogits: ViewMut<'_>,
+        mut dlogits: ViewMut<'_>,
     ) -> ObjectiveValue {
+        assert!(spans.is_none_or(|spans| spans.count == 1), "one utterance's objective");
         let mut value = [0.0f64; 4];
-        self.objective(terms, shape, logits, dlogits, |result| self.read(result, &mut value));
+        self.objective(terms, shape, spans, logits, &mut dlogits, 0, |_, result, _| {
+            self.read(result.as_view(), &mut value)
+        });
         let [loss, entropy, class_confusion, non_blank_frames] = value;
         ObjectiveValue {
             loss,

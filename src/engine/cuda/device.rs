@@ -1,8 +1,8 @@
 //! A GPU: its context, the kernels, and how they are launched.
 
+use super::CudaBackend;
 use super::launch::Kernels;
-use super::{CudaBackend, CudaPrecision};
-use crate::engine::EngineError;
+use crate::engine::{CudaPrecision, EngineError};
 use cudarc::cublaslt;
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, result, sys};

@@ -1,6 +1,7 @@
 //! Matrix products by cuBLASLt, on row-major matrices: to a library that counts by columns, each is its transpose.
 
-use super::{CudaBackend, CudaPrecision};
+use super::CudaBackend;
+use crate::engine::CudaPrecision;
 use cudarc::cublaslt::{result, sys};
 use std::collections::HashMap;
 use std::ffi::c_void;

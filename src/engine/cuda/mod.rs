@@ -12,6 +12,7 @@ mod graph;
 mod launch;
 mod matmul;
 mod memory;
+mod norms;
 mod ops;
 mod speech;
 mod staging;
@@ -27,18 +28,6 @@ use matmul::{Products, WORKSPACE};
 use staging::Staging;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-
-/// How matrix products are computed; sums are f32 in all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CudaPrecision {
-    /// f32.
-    #[default]
-    Exact,
-    /// Factors rounded to TF32 (10 bits of mantissa).
-    Tf32,
-    /// Factors rounded to bfloat16 (7 bits).
-    Bf16,
-}
 
 /// One stream of work on a GPU. Several share a device; each has its own workspace.
 pub struct CudaBackend {

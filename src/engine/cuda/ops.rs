@@ -5,7 +5,7 @@ use super::CudaBackend;
 use super::device::blocks;
 use super::matmul::{Matrix, Size};
 use super::memory::{View, ViewMut};
-use crate::engine::{AdamW, Conv1d, GroupedConv1d, Linear, Rows};
+use crate::engine::{AdamW, Conv1d, GroupedConv1d, Linear, Spans};
 
 /// The kernels for narrow windows take so many values (`WINDOW` in kernels/convolution.cu).
 const WINDOW: usize = 16;
@@ -17,7 +17,7 @@ const TILE: usize = 64;
 const CHUNKS: usize = 64;
 
 /// Frames of one of [`CHUNKS`] chunks or fewer, each long enough to be worth a block.
-fn chunk(rows: usize) -> usize {
+pub(super) fn chunk(rows: usize) -> usize {
     rows.div_ceil(CHUNKS).max(64)
 }
 
@@ -32,6 +32,17 @@ pub(super) fn check_linear(shape: Linear, x: usize, weight: usize, y: usize) {
 
 pub(super) fn int(value: usize) -> i32 {
     i32::try_from(value).expect("a size below 2^31")
+}
+
+/// The starts' words, as the kernels read them; see [`crate::engine::Backend::pads`].
+pub(super) fn starts(spans: Option<Spans<View<'_>>>) -> Option<View<'_, u32>> {
+    assert!(spans.is_none_or(|spans| spans.count > 0 && spans.starts.len() == spans.count + 1));
+    spans.map(|spans| spans.starts.cast())
+}
+
+/// Rows of the longest utterance, and how many there are.
+pub(super) fn extent(rows: usize, spans: Option<Spans<View<'_>>>) -> (usize, u32) {
+    spans.map_or((rows, 1), |spans| (spans.longest, spans.count as u32))
 }
 
 /// Stretches of a window whose rows do not overlap: offset and length. cuBLASLt takes no matrix whose rows do.
@@ -306,88 +317,6 @@ impl CudaBackend {
             int(shape.kernel),
             int(shape.padding),
         );
-    }
-
-    pub(super) fn channel_norm_forward(
-        &self,
-        shape: Rows,
-        x: View<'_>,
-        weight: View<'_>,
-        bias: View<'_>,
-        mut y: ViewMut<'_>,
-        mut statistics: ViewMut<'_>,
-    ) {
-        let (rows, cols) = (shape.rows, shape.cols);
-        let lens = (x.len(), y.len(), statistics.len(), weight.len(), bias.len());
-        assert_eq!(lens, (rows * cols, rows * cols, 2 * cols, cols, cols));
-        let len = chunk(rows);
-        let chunks = rows.div_ceil(len);
-        let grid = (blocks(cols, 32), chunks as u32, 1);
-        let (row_count, col_count, len) = (int(rows), int(cols), int(len));
-        self.with_scratch(4 * chunks * cols, |mut partial| {
-            let mut partial = partial.cast::<f64>();
-            let launcher = self.launcher();
-            launcher.channel_norm_moments(grid, x, &mut partial, row_count, col_count, len);
-            launcher.channel_norm_statistics(
-                (blocks(cols, 128), 1, 1),
-                partial.as_view(),
-                &mut statistics,
-                row_count,
-                col_count,
-                len,
-            );
-            let statistics = statistics.as_view();
-            launcher.channel_norm_gelu_apply(grid, x, statistics, weight, bias, &mut y, row_count, col_count, len);
-        });
-    }
-
-    pub(super) fn channel_norm_backward(
-        &self,
-        shape: Rows,
-        x: View<'_>,
-        statistics: View<'_>,
-        (weight, bias): (View<'_>, View<'_>),
-        mut d: ViewMut<'_>,
-        mut dweight: Option<ViewMut<'_>>,
-        mut dbias: Option<ViewMut<'_>>,
-    ) {
-        let (rows, cols) = (shape.rows, shape.cols);
-        let lens = (x.len(), d.len(), statistics.len(), weight.len(), bias.len());
-        assert_eq!(lens, (rows * cols, rows * cols, 2 * cols, cols, cols));
-        assert!([&dweight, &dbias].into_iter().flatten().all(|d| d.len() == cols));
-        let len = chunk(rows);
-        let chunks = rows.div_ceil(len);
-        let grid = (blocks(cols, 32), chunks as u32, 1);
-        let (row_count, col_count, len) = (int(rows), int(cols), int(len));
-        self.with_scratch(4 * chunks * cols + 2 * cols, |mut scratch| {
-            let (mut partial, mut means) = scratch.split(4 * chunks * cols);
-            let mut partial = partial.cast::<f64>();
-            let launcher = self.launcher();
-            launcher.channel_norm_gelu_gradient(
-                grid,
-                x,
-                statistics,
-                weight,
-                bias,
-                &mut d,
-                &mut partial,
-                row_count,
-                col_count,
-                len,
-            );
-            launcher.channel_norm_gradient_sums(
-                (blocks(cols, 128), 1, 1),
-                partial.as_view(),
-                dweight.as_mut(),
-                dbias.as_mut(),
-                &mut means,
-                row_count,
-                col_count,
-                int(chunks),
-            );
-            let means = means.as_view();
-            launcher.channel_norm_backward_apply(grid, x, statistics, weight, means, &mut d, row_count, col_count, len);
-        });
     }
 
     pub(super) fn adamw_update(

@@ -4,12 +4,17 @@ use super::device::blocks;
 use super::memory::{View, ViewMut};
 use super::ops::int;
 use super::{CudaBackend, lock};
-use crate::engine::{Backend, EngineError, PseudoLabel, Rows, to_values};
+use crate::engine::{Backend, EngineError, PlacedLabel, PseudoLabel, Rows, count_to_value, to_values};
 
 /// Samples a window, samples from one to the next, frequencies (as in kernels/log_mel.cu).
 const WINDOW: usize = 400;
 const HOP: usize = 160;
 const BINS: usize = WINDOW / 2 + 1;
+
+/// Words of f64 that CTC of a target of so many symbols takes.
+pub(super) fn ctc_words(shape: Rows, length: usize) -> usize {
+    2 * shape.rows * (shape.cols + 2 * length + 1)
+}
 
 impl CudaBackend {
     /// See [`crate::engine::Backend::pseudo_label`]: kernels/ctc.cu.
@@ -26,51 +31,70 @@ impl CudaBackend {
         if values == 0 {
             return if length == 0 { 0.0 } else { f64::INFINITY };
         }
-        let states = 2 * length + 1;
-        let target: Vec<f32> = label
-            .target
-            .iter()
-            .map(|&symbol| f32::from_bits(symbol as u32))
-            .collect();
-        let groups = if label.over_time { classes } else { frames };
-        let over_time = i32::from(label.over_time);
-        let (t, v, l, blank) = (int(frames), int(classes), int(length), int(label.blank));
+        let target: Vec<f32> = label.target.iter().map(|&symbol| count_to_value(symbol)).collect();
         let mut loss = [f64::NAN];
-        let words = 2 * values + 2 * frames * states + 1;
+        let words = ctc_words(shape, length) + 1;
         self.with_scratch(2 * words + length, |mut scratch| {
             let (mut words_of, mut labels) = scratch.split(2 * words);
             self.upload(&target, labels.from(0));
-            let labels = labels.as_view().cast::<u32>();
             let mut words_of = words_of.cast::<f64>();
-            let (mut log_probabilities, mut rest) = words_of.split(values);
-            let (mut occupancy, mut rest) = rest.split(values);
-            let (mut alpha, mut rest) = rest.split(frames * states);
-            let (mut beta, mut result) = rest.split(frames * states);
-            let launcher = self.launcher();
-            let grid = (blocks(groups, 4), 1, 1);
-            launcher.ctc_log_softmax(grid, logits, &mut log_probabilities, t, v, over_time);
-            let (log_probabilities, two) = (log_probabilities.as_view(), (2, 1, 1));
-            launcher.ctc_paths(two, log_probabilities, labels, &mut alpha, &mut beta, t, v, l, blank);
-            let (alpha, beta) = (alpha.as_view(), beta.as_view());
-            // A grid's second dimension ends at 65,535: 21 minutes of frames.
-            let by_symbol = (blocks(classes, 128), frames as u32, 1);
-            launcher.ctc_occupancy(by_symbol, alpha, beta, labels, &mut occupancy, t, v, l, blank);
-            let occupancy = occupancy.as_view();
-            launcher.ctc_gradient(
-                grid,
-                log_probabilities,
-                alpha,
-                occupancy,
-                &mut dlogits,
-                &mut result,
-                t,
-                v,
-                l,
-                over_time,
-            );
+            let (mut space, mut result) = words_of.split(words - 1);
+            let placed = PlacedLabel {
+                target: labels.as_view(),
+                frames,
+                blank: label.blank,
+                over_time: label.over_time,
+            };
+            self.ctc_launches(placed, classes, logits, &mut dlogits, &mut space, &mut result);
             self.read(result.as_view(), &mut loss);
         });
         loss[0]
+    }
+
+    /// The launches alone, of as many frames as count: the gradient, and the loss as the first of `loss`. `space` has
+    /// [`ctc_words`].
+    pub(super) fn ctc_launches(
+        &self,
+        label: PlacedLabel<View<'_>>,
+        classes: usize,
+        logits: View<'_>,
+        dlogits: &mut ViewMut<'_>,
+        space: &mut ViewMut<'_, f64>,
+        loss: &mut ViewMut<'_, f64>,
+    ) {
+        let (frames, length) = (label.frames, label.target.len());
+        let (values, states) = (frames * classes, 2 * length + 1);
+        assert!(logits.len() >= values && dlogits.len() >= values && loss.len() > 0);
+        let groups = if label.over_time { classes } else { frames };
+        let over_time = i32::from(label.over_time);
+        let (t, v, l, blank) = (int(frames), int(classes), int(length), int(label.blank));
+        let labels = label.target.cast::<u32>();
+        let (mut log_probabilities, mut rest) = space.split(values);
+        let (mut occupancy, mut rest) = rest.split(values);
+        let (mut alpha, mut rest) = rest.split(frames * states);
+        let (mut beta, _) = rest.split(frames * states);
+        let launcher = self.launcher();
+        let grid = (blocks(groups, 4), 1, 1);
+        launcher.ctc_log_softmax(grid, logits, &mut log_probabilities, t, v, over_time);
+        let (log_probabilities, two) = (log_probabilities.as_view(), (2, 1, 1));
+        launcher.ctc_paths(two, log_probabilities, labels, &mut alpha, &mut beta, t, v, l, blank);
+        let (alpha, beta) = (alpha.as_view(), beta.as_view());
+        // A grid's second dimension ends at 65,535: 21 minutes of frames.
+        let by_symbol = (blocks(classes, 128), frames as u32, 1);
+        launcher.ctc_occupancy(by_symbol, alpha, beta, labels, &mut occupancy, t, v, l, blank);
+        let occupancy = occupancy.as_view();
+        launcher.ctc_gradient(
+            grid,
+            log_probabilities,
+            alpha,
+            occupancy,
+            dlogits,
+            loss,
+            t,
+            v,
+            l,
+            over_time,
+        );
     }
 
     /// Whisper's log-mel frames of samples, `[samples / 160, bands]` (kernels/log_mel.cu). `tables` gives, where they are not

@@ -14,6 +14,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
+        starts: Option<View<'_, u32>>,
         out: &mut ViewMut<'_>,
         log_sum_exp: &mut ViewMut<'_>,
         frames: i32,
@@ -25,6 +26,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(out.address())
             .pointer(log_sum_exp.address())
             .value(frames)
@@ -41,6 +43,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
+        starts: Option<View<'_, u32>>,
         out: &mut ViewMut<'_>,
         log_sum_exp: &mut ViewMut<'_>,
         frames: i32,
@@ -52,6 +55,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(out.address())
             .pointer(log_sum_exp.address())
             .value(frames)
@@ -67,16 +71,18 @@ impl Launcher<'_> {
         grid: Grid,
         out: View<'_>,
         dout: View<'_>,
+        starts: Option<View<'_, u32>>,
         terms: &mut ViewMut<'_>,
-        frames: i32,
+        rows: i32,
         heads: i32,
         head_dim: i32,
     ) {
         self.arguments(&self.kernels().attention_row_terms)
             .pointer(out.address())
             .pointer(dout.address())
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(terms.address())
-            .value(frames)
+            .value(rows)
             .value(heads)
             .value(head_dim)
             .launch(grid, 128, 0);
@@ -89,6 +95,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
+        starts: Option<View<'_, u32>>,
         log_sum_exp: View<'_>,
         terms: View<'_>,
         dout: View<'_>,
@@ -102,6 +109,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(log_sum_exp.address())
             .pointer(terms.address())
             .pointer(dout.address())
@@ -120,6 +128,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
+        starts: Option<View<'_, u32>>,
         log_sum_exp: View<'_>,
         terms: View<'_>,
         dout: View<'_>,
@@ -133,6 +142,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(log_sum_exp.address())
             .pointer(terms.address())
             .pointer(dout.address())
@@ -151,6 +161,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
+        starts: Option<View<'_, u32>>,
         log_sum_exp: View<'_>,
         terms: View<'_>,
         dout: View<'_>,
@@ -166,6 +177,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(log_sum_exp.address())
             .pointer(terms.address())
             .pointer(dout.address())
@@ -186,6 +198,7 @@ impl Launcher<'_> {
         qkv: View<'_>,
         gate: Option<View<'_>>,
         table: Option<View<'_>>,
+        starts: Option<View<'_, u32>>,
         log_sum_exp: View<'_>,
         terms: View<'_>,
         dout: View<'_>,
@@ -201,6 +214,7 @@ impl Launcher<'_> {
             .pointer(qkv.address())
             .optional(gate.as_ref().map(|view| view.address()))
             .optional(table.as_ref().map(|view| view.address()))
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(log_sum_exp.address())
             .pointer(terms.address())
             .pointer(dout.address())

@@ -12,15 +12,17 @@ impl Launcher<'_> {
         &self,
         grid: Grid,
         x: View<'_>,
+        counted: Option<View<'_, u32>>,
         partial: &mut ViewMut<'_, f64>,
-        rows: i32,
+        all: i32,
         cols: i32,
         chunk: i32,
     ) {
         self.arguments(&self.kernels().channel_norm_moments)
             .pointer(x.address())
+            .optional(counted.as_ref().map(|view| view.address()))
             .pointer(partial.address())
-            .value(rows)
+            .value(all)
             .value(cols)
             .value(chunk)
             .launch(grid, 256, 0);
@@ -31,15 +33,17 @@ impl Launcher<'_> {
         &self,
         grid: Grid,
         partial: View<'_, f64>,
+        counted: Option<View<'_, u32>>,
         statistics: &mut ViewMut<'_>,
-        rows: i32,
+        all: i32,
         cols: i32,
         chunk: i32,
     ) {
         self.arguments(&self.kernels().channel_norm_statistics)
             .pointer(partial.address())
+            .optional(counted.as_ref().map(|view| view.address()))
             .pointer(statistics.address())
-            .value(rows)
+            .value(all)
             .value(cols)
             .value(chunk)
             .launch(grid, 128, 0);
@@ -102,19 +106,21 @@ impl Launcher<'_> {
         &self,
         grid: Grid,
         partial: View<'_, f64>,
+        counted: Option<View<'_, u32>>,
         dweight: Option<&mut ViewMut<'_>>,
         dbias: Option<&mut ViewMut<'_>>,
         means: &mut ViewMut<'_>,
-        rows: i32,
+        all: i32,
         cols: i32,
         chunks: i32,
     ) {
         self.arguments(&self.kernels().channel_norm_gradient_sums)
             .pointer(partial.address())
+            .optional(counted.as_ref().map(|view| view.address()))
             .optional(dweight.as_ref().map(|view| view.address()))
             .optional(dbias.as_ref().map(|view| view.address()))
             .pointer(means.address())
-            .value(rows)
+            .value(all)
             .value(cols)
             .value(chunks)
             .launch(grid, 128, 0);
@@ -128,8 +134,9 @@ impl Launcher<'_> {
         statistics: View<'_>,
         weight: View<'_>,
         means: View<'_>,
+        counted: Option<View<'_, u32>>,
         d: &mut ViewMut<'_>,
-        rows: i32,
+        all: i32,
         cols: i32,
         chunk: i32,
     ) {
@@ -138,8 +145,9 @@ impl Launcher<'_> {
             .pointer(statistics.address())
             .pointer(weight.address())
             .pointer(means.address())
+            .optional(counted.as_ref().map(|view| view.address()))
             .pointer(d.address())
-            .value(rows)
+            .value(all)
             .value(cols)
             .value(chunk)
             .launch(grid, 256, 0);

@@ -25,10 +25,17 @@ impl Launcher<'_> {
     }
 
     /// `kernels/descent.cu`: blocks of 32 threads.
-    pub(in crate::engine::cuda) fn descent_check(&self, grid: Grid, bad: View<'_, u32>, ledger: &mut ViewMut<'_, f64>) {
+    pub(in crate::engine::cuda) fn descent_check(
+        &self,
+        grid: Grid,
+        bad: View<'_, u32>,
+        ledger: &mut ViewMut<'_, f64>,
+        words: i32,
+    ) {
         self.arguments(&self.kernels().descent_check)
             .pointer(bad.address())
             .pointer(ledger.address())
+            .value(words)
             .launch(grid, 32, 0);
     }
 
@@ -37,14 +44,20 @@ impl Launcher<'_> {
         &self,
         grid: Grid,
         ledger: View<'_, f64>,
+        words: i32,
         word: i32,
+        starts: Option<View<'_, u32>>,
+        cols: i32,
         from: View<'_>,
         to: &mut ViewMut<'_>,
         len: i64,
     ) {
         self.arguments(&self.kernels().descent_copy)
             .pointer(ledger.address())
+            .value(words)
             .value(word)
+            .optional(starts.as_ref().map(|view| view.address()))
+            .value(cols)
             .pointer(from.address())
             .pointer(to.address())
             .value(len)
@@ -56,6 +69,8 @@ impl Launcher<'_> {
         &self,
         grid: Grid,
         ledger: View<'_, f64>,
+        words: i32,
+        share: i64,
         values: &mut ViewMut<'_>,
         gradients: View<'_>,
         first_moment: &mut ViewMut<'_>,
@@ -72,6 +87,8 @@ impl Launcher<'_> {
     ) {
         self.arguments(&self.kernels().descent_adamw)
             .pointer(ledger.address())
+            .value(words)
+            .value(share)
             .pointer(values.address())
             .pointer(gradients.address())
             .pointer(first_moment.address())

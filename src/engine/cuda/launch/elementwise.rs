@@ -43,6 +43,23 @@ impl Launcher<'_> {
     }
 
     /// `kernels/elementwise.cu`: blocks of 256 threads.
+    pub(in crate::engine::cuda) fn clear_padding(
+        &self,
+        grid: Grid,
+        counted: View<'_, u32>,
+        x: &mut ViewMut<'_>,
+        rows: i32,
+        cols: i32,
+    ) {
+        self.arguments(&self.kernels().clear_padding)
+            .pointer(counted.address())
+            .pointer(x.address())
+            .value(rows)
+            .value(cols)
+            .launch(grid, 256, 0);
+    }
+
+    /// `kernels/elementwise.cu`: blocks of 256 threads.
     pub(in crate::engine::cuda) fn find_not_finite(
         &self,
         grid: Grid,

@@ -14,19 +14,27 @@ impl Launcher<'_> {
         x: View<'_>,
         weight: View<'_>,
         bias: View<'_>,
+        starts: Option<View<'_, u32>>,
         y: &mut ViewMut<'_>,
         statistics: &mut ViewMut<'_>,
         rows: i32,
         cols: i32,
+        utterances: i32,
+        weight_stride: i32,
+        bias_stride: i32,
     ) {
         self.arguments(&self.kernels().layer_norm_forward)
             .pointer(x.address())
             .pointer(weight.address())
             .pointer(bias.address())
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(y.address())
             .pointer(statistics.address())
             .value(rows)
             .value(cols)
+            .value(utterances)
+            .value(weight_stride)
+            .value(bias_stride)
             .launch(grid, 128, 0);
     }
 
@@ -38,20 +46,26 @@ impl Launcher<'_> {
         statistics: View<'_>,
         weight: View<'_>,
         dy: View<'_>,
+        starts: Option<View<'_, u32>>,
         dx: &mut ViewMut<'_>,
         rows: i32,
         cols: i32,
         accumulate: i32,
+        utterances: i32,
+        weight_stride: i32,
     ) {
         self.arguments(&self.kernels().layer_norm_backward_input)
             .pointer(x.address())
             .pointer(statistics.address())
             .pointer(weight.address())
             .pointer(dy.address())
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(dx.address())
             .value(rows)
             .value(cols)
             .value(accumulate)
+            .value(utterances)
+            .value(weight_stride)
             .launch(grid, 128, 0);
     }
 
@@ -62,19 +76,23 @@ impl Launcher<'_> {
         x: View<'_>,
         statistics: View<'_>,
         dy: View<'_>,
+        starts: Option<View<'_, u32>>,
         dweight: Option<&mut ViewMut<'_>>,
         dbias: Option<&mut ViewMut<'_>>,
-        rows: i32,
+        all: i32,
         cols: i32,
+        stride: i32,
     ) {
         self.arguments(&self.kernels().layer_norm_backward_parameters)
             .pointer(x.address())
             .pointer(statistics.address())
             .pointer(dy.address())
+            .optional(starts.as_ref().map(|view| view.address()))
             .optional(dweight.as_ref().map(|view| view.address()))
             .optional(dbias.as_ref().map(|view| view.address()))
-            .value(rows)
+            .value(all)
             .value(cols)
+            .value(stride)
             .launch(grid, 512, 0);
     }
 

@@ -12,11 +12,12 @@ impl Launcher<'_> {
         &self,
         grid: Grid,
         logits: View<'_>,
+        starts: Option<View<'_, u32>>,
         dlogits: &mut ViewMut<'_>,
         frame_terms: &mut ViewMut<'_, f64>,
         class_terms: &mut ViewMut<'_, f64>,
         result: &mut ViewMut<'_, f64>,
-        frames: i32,
+        rows: i32,
         classes: i32,
         blank: i32,
         temperature: f64,
@@ -24,11 +25,12 @@ impl Launcher<'_> {
     ) {
         self.arguments(&self.kernels().entropy_mcc)
             .pointer(logits.address())
+            .optional(starts.as_ref().map(|view| view.address()))
             .pointer(dlogits.address())
             .pointer(frame_terms.address())
             .pointer(class_terms.address())
             .pointer(result.address())
-            .value(frames)
+            .value(rows)
             .value(classes)
             .value(blank)
             .value(temperature)
