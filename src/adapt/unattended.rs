@@ -2,6 +2,7 @@
 //! every step, and a whole step is recorded and replayed.
 
 use super::episode::Episode;
+use super::moves::OnStore;
 use super::stepper::Stepper;
 use super::{AdaptedParameters, Descent, Snapshot};
 use crate::engine::{
