@@ -359,9 +359,10 @@ impl AdaptationConfig {
             ..config
         };
         match method {
-            // One set of settings serves all of a Whisper's methods.
+            // One set of settings serves all of a Whisper's methods, but that CSUTA keeps what each step did.
             _ if of_model.whisper.is_some() => Self {
                 method,
+                steps: if method == Method::Csuta { 1 } else { of_model.steps },
                 ..of_model.clone()
             },
             Method::None => Self::none(),

@@ -49,7 +49,7 @@ pub enum Error {
     Decoding(#[from] DecodingError),
     /// A method, or an option of one, that a model which writes with a decoder does not have.
     #[error(
-        "a Whisper is adapted with --adapt suta, sdpl or sequence-entropy, without --stop-when-settled, --skip-confident, --safeguard, --compat or profiles: use one of these, or --adapt none, or a CTC model (`-m tiny.en-ctc` is bundled)"
+        "a Whisper is adapted with --adapt suta, sdpl, sequence-entropy, csuta, dsuta or replay, without --stop-when-settled, --skip-confident, --safeguard, --compat or profiles: use one of these (dsuta for guarded or awmc, suta for cea), or --adapt none, or a CTC model (`-m tiny.en-ctc` is bundled)"
     )]
     NotAdaptable,
     /// The entropy over texts of a model that has no decoder.
@@ -364,24 +364,36 @@ impl Session {
 
     /// Begins a new stream: a continual method goes back to the source model.
     pub fn begin_stream(&mut self) {
-        self.worker.begin_stream();
+        match &mut self.whisper {
+            Some(whisper) => whisper.decoder.begin_stream(&whisper.backend),
+            None => self.worker.begin_stream(),
+        }
     }
 
     /// Says that the next utterance is of another domain, for [`crate::Reset::Oracle`].
     pub fn domain_changed(&mut self) {
-        self.worker.domain_changed();
+        match &mut self.whisper {
+            Some(whisper) => whisper.decoder.domain_changed(&whisper.backend),
+            None => self.worker.domain_changed(),
+        }
     }
 
     /// What a continual method carries at this moment, to go on from later with [`Session::resume_stream`].
     pub fn stream_state(&mut self) -> StreamState {
-        let policy = self.worker.state();
+        let policy = match &mut self.whisper {
+            Some(whisper) => whisper.decoder.state(&whisper.backend),
+            None => self.worker.state(),
+        };
         StreamState::new(&self.recognizer.info().identity, &self.settings, policy)
     }
 
     /// Goes on from a state made by the same model with the same settings, exactly as if nothing had been between.
     pub fn resume_stream(&mut self, state: &StreamState) -> Result<(), Error> {
         state.check(&self.recognizer.info().identity, &self.settings)?;
-        let resumed = self.worker.resume(&state.policy);
+        let resumed = match &mut self.whisper {
+            Some(whisper) => whisper.decoder.resume(&whisper.backend, &state.policy),
+            None => self.worker.resume(&state.policy),
+        };
         resumed.ok_or(StreamError::Mismatch.into())
     }
 
@@ -399,7 +411,10 @@ impl Session {
     /// The adapted values that a continual method would start the next utterance from, in the engine's own order: what
     /// [`crate::live::Decoder`] recognises with.
     pub fn carried_values(&mut self) -> Vec<f32> {
-        self.worker.carried_values()
+        match &mut self.whisper {
+            Some(whisper) => whisper.decoder.carried_values(&whisper.backend),
+            None => self.worker.carried_values(),
+        }
     }
 
     /// From now on decodes after each of these numbers of steps too, for [`Session::trace`]; an empty list stops that.

@@ -308,7 +308,7 @@ fn evidence_speaks_against_what_is_unlikely_repetitive_or_another_text() {
 fn what_a_model_cannot_be_adapted_with_is_said_at_once() {
     let recognizer = Recognizer::from_dir(&repository(MODEL)).unwrap();
     for config in [
-        AdaptationConfig::dsuta(),
+        AdaptationConfig::guarded(),
         AdaptationConfig {
             safeguard: true,
             ..settings(Method::Suta, ParameterChoice::LayerNorm, Half::Both)

@@ -1,8 +1,9 @@
 //! One utterance's adaptation: SUTA or SDPL (Lin, Li and Lee, Interspeech 2022) from the source model, or a continual
 //! policy from what it carries.
 
+use super::moves::{Moves, OnStore, States};
 use super::policy::{Policy, PolicyState};
-use super::stepper::{Bench, Moves, Stepper};
+use super::stepper::{Bench, Stepper};
 use super::{AdaptedParameters, Snapshot, greedy_labels};
 use crate::engine::{Backend, EngineError, ObjectiveValue};
 use crate::model::CtcModel;

@@ -1,8 +1,9 @@
 //! The moves that adaptation is made of, on one model: load an utterance, run it, look at its objective, go down its
 //! gradient, keep a state and go back to one.
 
+use super::moves::{Moves, OnStore};
 use super::unattended::Memory;
-use super::{AdaptedParameters, HostSnapshot, Selection, Snapshot};
+use super::{AdaptedParameters, Selection};
 use crate::engine::{
     AdamW, Arena, Backend, EngineError, ObjectiveTerms, ObjectiveValue, Pass, PseudoLabel, Replay, Rows,
 };
@@ -73,49 +74,6 @@ impl<B: Backend> Bench<B> {
     pub(super) fn on<'a>(&'a mut self, backend: &'a B) -> Stepper<'a, B> {
         Stepper { backend, bench: self }
     }
-}
-
-/// States to keep and to go back to, and what is done between: all that a policy over whole utterances needs.
-///
-/// A state is the adapted values and the optimizer's moments. Utterances are model inputs.
-pub(super) trait Moves {
-    /// A state that was kept.
-    type Snapshot;
-
-    /// Keeps the present state.
-    fn snapshot(&self) -> Result<Self::Snapshot, EngineError>;
-    /// The same into memory that is already there.
-    fn snapshot_into(&self, snapshot: &mut Self::Snapshot);
-    /// Back to a state.
-    fn restore(&mut self, snapshot: &Self::Snapshot);
-    /// Back to the source model, with an optimizer that has seen nothing.
-    fn restore_source(&mut self);
-    /// The adapted values alone.
-    fn values(&self) -> Vec<f32>;
-    /// Puts them in place; the moments stay.
-    fn set_values(&mut self, values: &[f32]);
-    /// The source model's.
-    fn source_values(&self) -> Vec<f32>;
-    /// The objective of an utterance; `None` when it is too short.
-    fn look(&mut self, input: &[f32]) -> Result<Option<ObjectiveValue>, EngineError>;
-    /// The same, and the gradient of the objective times `weight` is added to what is there. An utterance without a
-    /// non-blank frame adds nothing.
-    fn accumulate(&mut self, input: &[f32], weight: f64) -> Result<Option<ObjectiveValue>, EngineError>;
-    /// Adds the gradient of CTC towards a transcript, divided by its length, times `weight`; nothing where the
-    /// utterance is too short for it.
-    fn rehearse(&mut self, input: &[f32], labels: &[usize], weight: f64) -> Result<(), EngineError>;
-    /// Symbols of the output.
-    fn classes(&self) -> usize;
-    /// Forgets the gradients.
-    fn zero_gradients(&mut self);
-    /// One optimizer step along the gradients; `false` when it was not taken because one was not finite.
-    fn step(&mut self) -> bool;
-    /// Whether the present state is finite throughout.
-    fn is_finite(&self) -> bool;
-    /// A state's copy on the host.
-    fn download(&self, snapshot: &Self::Snapshot) -> HostSnapshot;
-    /// The reverse; `false` when it is another model's.
-    fn upload(&self, from: &HostSnapshot, to: &mut Self::Snapshot) -> bool;
 }
 
 /// A bench's moves on a backend.
@@ -332,11 +290,6 @@ impl<B: Backend> Stepper<'_, B> {
         self.bench.parameters.forget_moments(self.backend);
     }
 
-    /// The optimizer's settings.
-    pub(super) fn optimizer(&self) -> AdamW {
-        self.bench.optimizer
-    }
-
     /// The blank's index.
     pub(super) fn blank(&self) -> usize {
         self.bench.terms.blank
@@ -348,37 +301,23 @@ impl<B: Backend> Stepper<'_, B> {
     }
 }
 
+impl<B: Backend> OnStore for Stepper<'_, B> {
+    type Backend = B;
+
+    fn store(&self) -> (&B, &AdaptedParameters<B>) {
+        (self.backend, &self.bench.parameters)
+    }
+
+    fn store_mut(&mut self) -> (&B, &mut AdaptedParameters<B>) {
+        (self.backend, &mut self.bench.parameters)
+    }
+
+    fn optimizer(&self) -> AdamW {
+        self.bench.optimizer
+    }
+}
+
 impl<B: Backend> Moves for Stepper<'_, B> {
-    type Snapshot = Snapshot<B>;
-
-    fn snapshot(&self) -> Result<Snapshot<B>, EngineError> {
-        self.bench.parameters.snapshot(self.backend)
-    }
-
-    fn snapshot_into(&self, snapshot: &mut Snapshot<B>) {
-        self.bench.parameters.snapshot_into(self.backend, snapshot);
-    }
-
-    fn restore(&mut self, snapshot: &Snapshot<B>) {
-        self.bench.parameters.restore(self.backend, snapshot);
-    }
-
-    fn restore_source(&mut self) {
-        self.bench.parameters.restore_source(self.backend);
-    }
-
-    fn values(&self) -> Vec<f32> {
-        self.bench.parameters.values(self.backend)
-    }
-
-    fn set_values(&mut self, values: &[f32]) {
-        self.bench.parameters.set_values(self.backend, values);
-    }
-
-    fn source_values(&self) -> Vec<f32> {
-        self.bench.parameters.source_values(self.backend)
-    }
-
     fn look(&mut self, input: &[f32]) -> Result<Option<ObjectiveValue>, EngineError> {
         if self.load(input)? == 0 {
             return Ok(None);
@@ -409,29 +348,5 @@ impl<B: Backend> Moves for Stepper<'_, B> {
 
     fn classes(&self) -> usize {
         self.bench.model.config().vocab_size
-    }
-
-    fn zero_gradients(&mut self) {
-        self.bench.parameters.zero_gradients(self.backend);
-    }
-
-    fn step(&mut self) -> bool {
-        let finite = self.gradients_are_finite();
-        if finite {
-            self.update(&self.optimizer());
-        }
-        finite
-    }
-
-    fn is_finite(&self) -> bool {
-        self.bench.parameters.are_finite(self.backend)
-    }
-
-    fn download(&self, snapshot: &Snapshot<B>) -> HostSnapshot {
-        self.bench.parameters.download(self.backend, snapshot)
-    }
-
-    fn upload(&self, from: &HostSnapshot, to: &mut Snapshot<B>) -> bool {
-        self.bench.parameters.upload(self.backend, from, to)
     }
 }

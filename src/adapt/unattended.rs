@@ -2,7 +2,8 @@
 //! every step, and a whole step is recorded and replayed.
 
 use super::episode::Episode;
-use super::stepper::{Moves, Stepper};
+use super::moves::{Moves, OnStore};
+use super::stepper::Stepper;
 use super::{AdaptedParameters, Descent, Snapshot, greedy_labels};
 use crate::engine::{
     AdamW, Arena, Backend, EngineError, Judge, Ledger, ObjectiveTerms, Pass, Pieces, PlacedLabel, Replay, Rows, Rules,

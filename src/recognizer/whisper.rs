@@ -22,12 +22,15 @@ pub(super) struct OnBackend {
 impl Recognizer {
     /// Whether the model can be adapted so: an error that says why not.
     pub fn check_adaptation(&self, config: &AdaptationConfig) -> Result<(), Error> {
-        let episodic = matches!(config.method, Method::Suta | Method::Sdpl | Method::SequenceEntropy);
+        let has_method = matches!(
+            config.method,
+            Method::Suta | Method::Sdpl | Method::SequenceEntropy | Method::Csuta | Method::Dsuta | Method::Replay
+        );
         let plain = config.stop_when_settled.is_none() && config.skip_confident.is_none() && !config.safeguard;
         let only_whisper = config.method == Method::SequenceEntropy || config.whisper.is_some();
         match self.loaded.writer {
             _ if config.method == Method::None => Ok(()),
-            Writer::Whisper(_) if episodic && plain && config.compatibility.is_none() => Ok(()),
+            Writer::Whisper(_) if has_method && plain && config.compatibility.is_none() => Ok(()),
             Writer::Whisper(_) => Err(Error::NotAdaptable),
             Writer::Ctc(_) if only_whisper => Err(Error::NoDecoderToAdapt),
             Writer::Ctc(_) => Ok(()),
@@ -160,6 +163,7 @@ fn utterance(segment: Segment, offset: f64, rate: f64) -> Utterance {
         forwards: adaptation.forwards,
         backwards: adaptation.backwards,
         guard: adaptation.guard,
+        carried: adaptation.carried,
         evidence: adaptation.evidence,
         compute_seconds: rate * (segment.end - segment.start),
         real_time_factor: rate,
@@ -217,6 +221,8 @@ fn joined(transcript: Transcript, start: f64) -> Utterance {
         joined.forwards += utterance.forwards;
         joined.backwards += utterance.backwards;
         joined.guard = joined.guard.or(utterance.guard);
+        // What the next one begins with, the last window tells.
+        joined.carried = utterance.carried.or(joined.carried);
         joined.evidence = joined.evidence.or(utterance.evidence);
         joined.entropy_before = joined.entropy_before.or(utterance.entropy_before);
         joined.entropy_after = joined.entropy_after.or(utterance.entropy_after);

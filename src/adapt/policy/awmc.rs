@@ -4,13 +4,14 @@
 
 use super::{PolicyState, start_from};
 use crate::adapt::episode::Episode;
-use crate::adapt::stepper::{Moves, Stepper};
+use crate::adapt::moves::{Moves, States};
+use crate::adapt::stepper::Stepper;
 use crate::adapt::{Snapshot, greedy_labels};
 use crate::engine::{Backend, EngineError};
 use crate::{Carried, Guard, ResetReason};
 
 /// What AWMC carries.
-pub(in crate::adapt) struct Awmc<S> {
+pub(crate) struct Awmc<S> {
     /// How much of the average stays at each step.
     average: f64,
     chaser: S,

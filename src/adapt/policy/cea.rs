@@ -6,7 +6,8 @@ use crate::Guard;
 use crate::adapt::Snapshot;
 use crate::adapt::coherence::{frame_entropy, spoken, temporal_coherence};
 use crate::adapt::episode::Episode;
-use crate::adapt::stepper::{Moves, Stepper};
+use crate::adapt::moves::{Moves, OnStore, States};
+use crate::adapt::stepper::Stepper;
 use crate::engine::{Backend, EngineError, ObjectiveValue};
 
 /// The second phase's learning rate over the first's.
@@ -15,7 +16,7 @@ const SECOND_RATE: f64 = 10.0;
 const COHERENCE: f64 = 0.3;
 
 /// Nothing is carried but memory.
-pub(in crate::adapt) struct Cea<S> {
+pub(crate) struct Cea<S> {
     /// The last good state.
     good: S,
 }

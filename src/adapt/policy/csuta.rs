@@ -3,12 +3,13 @@
 use super::{PolicyState, start_from};
 use crate::adapt::Snapshot;
 use crate::adapt::episode::{Descent, Episode};
-use crate::adapt::stepper::{Moves, Stepper};
+use crate::adapt::moves::Moves;
+use crate::adapt::stepper::Stepper;
 use crate::engine::{Backend, EngineError};
 use crate::{Carried, ResetReason};
 
 /// What CSUTA carries.
-pub(in crate::adapt) struct Csuta<S> {
+pub(crate) struct Csuta<S> {
     state: S,
     heard: u64,
     /// Optimizer steps behind the state.
@@ -50,6 +51,37 @@ impl<S> Csuta<S> {
         (self.heard, self.updates) = (state.count("heard")?, state.count("updates")?);
         moves.upload(&state.snapshot("state")?, &mut self.state).then_some(())
     }
+
+    /// An utterance begins, from what was carried: `runs` makes that the present state, and tells whether the
+    /// utterance's output is finite there. Where it is not, the stream begins anew, and the present state is the source
+    /// model's.
+    pub(super) fn start<M: Moves<Snapshot = S>>(
+        &mut self,
+        moves: &mut M,
+        runs: impl FnOnce(&mut M, &S) -> bool,
+    ) -> Carried {
+        self.heard += 1;
+        let mut reset = None;
+        if self.updates > 0 && !runs(moves, &self.state) {
+            self.forget(moves);
+            reset = Some(ResetReason::NonFinite);
+        }
+        Carried {
+            position: self.heard,
+            updates: self.updates,
+            reset,
+            ..Carried::default()
+        }
+    }
+
+    /// The present state is what so many steps made of the one that the utterance began with.
+    pub(super) fn learn<M: Moves<Snapshot = S>>(&mut self, moves: &mut M, steps: usize) {
+        // A state that is not finite is not carried: the one before stays.
+        if steps > 0 && moves.is_finite() {
+            moves.snapshot_into(&mut self.state);
+            self.updates += steps as u64;
+        }
+    }
 }
 
 impl<B: Backend> Csuta<Snapshot<B>> {
@@ -60,25 +92,12 @@ impl<B: Backend> Csuta<Snapshot<B>> {
         mut descent: Descent<'_, B>,
         episode: &mut Episode,
     ) {
-        self.heard += 1;
-        let mut reset = None;
-        if self.updates > 0 && !start_from(stepper, &self.state, episode) {
-            self.forget(stepper);
+        let carried = self.start(stepper, |stepper, state| start_from(stepper, state, episode));
+        if carried.reset.is_some() {
             stepper.forward();
-            reset = Some(ResetReason::NonFinite);
         }
-        let carried = Carried {
-            position: self.heard,
-            updates: self.updates,
-            reset,
-            ..Carried::default()
-        };
         descent.run(stepper, episode);
-        // A state that is not finite is not carried: the one before stays.
-        if episode.steps > 0 && stepper.is_finite() {
-            stepper.snapshot_into(&mut self.state);
-            self.updates += episode.steps as u64;
-        }
+        self.learn(stepper, episode.steps);
         episode.carried = Some(carried);
     }
 }

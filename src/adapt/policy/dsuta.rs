@@ -7,13 +7,14 @@ use super::reset::Schedule;
 use super::{PolicyState, generator, start_from};
 use crate::adapt::coherence::confidence;
 use crate::adapt::episode::{Descent, Episode};
-use crate::adapt::stepper::{Moves, Stepper};
+use crate::adapt::moves::Moves;
+use crate::adapt::stepper::Stepper;
 use crate::adapt::{Snapshot, greedy_labels};
 use crate::engine::{Backend, EngineError};
 use crate::{Carried, ContinualConfig, Guard, Reset, ResetReason};
 
 /// What DSUTA carries.
-pub(in crate::adapt) struct Dsuta<S> {
+pub(crate) struct Dsuta<S> {
     config: ContinualConfig,
     /// The slow state.
     slow: S,
@@ -27,14 +28,16 @@ pub(in crate::adapt) struct Dsuta<S> {
 }
 
 /// An utterance that waits for the slow update.
-#[derive(Debug, Clone)]
-struct Heard {
-    input: Vec<f32>,
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Heard {
+    /// As [`Moves`] take it.
+    pub(crate) input: Vec<f32>,
     /// The source model's loss.
-    loss: f64,
+    pub(crate) loss: f64,
     /// What was understood of it, and how sure that is; nothing where nothing is rehearsed.
-    labels: Vec<usize>,
-    confidence: f64,
+    pub(crate) labels: Vec<usize>,
+    /// From 0 to 1.
+    pub(crate) confidence: f64,
 }
 
 impl<S> Dsuta<S> {
@@ -83,16 +86,35 @@ impl<S> Dsuta<S> {
         moves.restore(&self.slow);
     }
 
-    /// The slow side, once an utterance is adapted to.
-    fn finish<M: Moves<Snapshot = S>>(
+    /// An utterance begins, from the slow state; see [`super::csuta::Csuta::start`].
+    pub(super) fn start<M: Moves<Snapshot = S>>(
         &mut self,
         moves: &mut M,
-        heard: &Heard,
+        runs: impl FnOnce(&mut M, &S) -> bool,
+    ) -> Carried {
+        let mut reset = None;
+        if self.updates > 0 && !runs(moves, &self.slow) {
+            self.forget(moves);
+            reset = Some(ResetReason::NonFinite);
+        }
+        Carried {
+            position: self.schedule.heard() + 1,
+            updates: self.updates,
+            reset,
+            ..Carried::default()
+        }
+    }
+
+    /// The slow side, once an utterance is adapted to; `None` is one that counts, and teaches nothing.
+    pub(super) fn finish<M: Moves<Snapshot = S>>(
+        &mut self,
+        moves: &mut M,
+        heard: Option<&Heard>,
         carried: &mut Carried,
     ) -> Result<(), EngineError> {
         self.schedule.hear();
-        self.buffer.push(heard.clone());
-        if self.buffer.len() >= self.config.buffer {
+        self.buffer.extend(heard.cloned());
+        if heard.is_some() && self.buffer.len() >= self.config.buffer {
             let mut improvements = Vec::new();
             if self.schedule.compares() {
                 for heard in &self.buffer {
@@ -118,6 +140,7 @@ impl<S> Dsuta<S> {
             self.domain = Some(moves.snapshot()?);
         }
         if self.schedule.gathers()
+            && let Some(heard) = heard
             && let Some(improvement) = self.improvement(moves, &heard.input, heard.loss)?
         {
             self.schedule.gather(improvement);
@@ -270,32 +293,23 @@ impl<B: Backend> Dsuta<Snapshot<B>> {
         episode: &mut Episode,
     ) -> Result<(), EngineError> {
         let source = stepper.objective();
-        let mut reset = None;
-        if self.updates > 0 && !start_from(stepper, &self.slow, episode) {
-            self.forget(stepper);
+        let mut carried = self.start(stepper, |stepper, state| start_from(stepper, state, episode));
+        if carried.reset.is_some() {
             stepper.forward();
-            reset = Some(ResetReason::NonFinite);
         }
-        let mut carried = Carried {
-            position: self.schedule.heard() + 1,
-            updates: self.updates,
-            reset,
-            ..Carried::default()
-        };
         descent.run(stepper, episode);
         if source.loss.is_finite() && episode.guard != Some(Guard::NonFinite) {
             let mut heard = Heard {
                 input: input.to_vec(),
                 loss: source.loss,
-                labels: Vec::new(),
-                confidence: 0.0,
+                ..Heard::default()
             };
             if self.reservoir.is_some() {
                 let (classes, blank) = (stepper.classes(), stepper.blank());
                 heard.labels = greedy_labels(&episode.adapted_logits, classes, blank);
                 heard.confidence = confidence(&episode.adapted_logits, classes, blank);
             }
-            self.finish(stepper, &heard, &mut carried)?;
+            self.finish(stepper, Some(&heard), &mut carried)?;
         }
         episode.carried = Some(carried);
         Ok(())

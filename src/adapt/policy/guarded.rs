@@ -5,7 +5,8 @@
 
 use super::PolicyState;
 use crate::adapt::episode::{Descent, Episode};
-use crate::adapt::stepper::{Moves, Stepper};
+use crate::adapt::moves::{Moves, States};
+use crate::adapt::stepper::Stepper;
 use crate::adapt::{greedy_labels, pseudo_label_loss};
 use crate::engine::{Backend, ObjectiveValue};
 use crate::{Carried, Emitted, Guard, ResetReason, Stopped};
@@ -20,7 +21,7 @@ const LENGTH_SLACK: usize = 4;
 
 /// What is carried.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(in crate::adapt) struct Guarded {
+pub(crate) struct Guarded {
     heard: u64,
     /// The average's values, once there is a solution.
     domain: Option<Vec<f32>>,

@@ -11,18 +11,20 @@ mod reset;
 
 use super::HostSnapshot;
 use super::episode::Episode;
-use super::stepper::{Moves, Stepper};
+use super::moves::{Moves, States};
+use super::stepper::Stepper;
 use crate::engine::{Backend, EngineError};
-use crate::{AdaptationConfig, Method};
+use crate::{AdaptationConfig, Carried, Method};
 use awmc::Awmc;
 use cea::Cea;
 use csuta::Csuta;
 use dsuta::Dsuta;
+pub(crate) use dsuta::Heard;
 use guarded::Guarded;
 use std::collections::BTreeMap;
 
 /// What is carried, and how; `S` is a state of the adapted parameters.
-pub(super) enum Policy<S> {
+pub(crate) enum Policy<S> {
     /// Nothing is.
     Episodic,
     Csuta(Csuta<S>),
@@ -34,7 +36,7 @@ pub(super) enum Policy<S> {
 
 impl<S> Policy<S> {
     /// At the start of a stream.
-    pub(super) fn new<M: Moves<Snapshot = S>>(config: &AdaptationConfig, moves: &mut M) -> Result<Self, EngineError> {
+    pub(crate) fn new<M: Moves<Snapshot = S>>(config: &AdaptationConfig, moves: &mut M) -> Result<Self, EngineError> {
         Ok(match config.method {
             Method::None | Method::Suta | Method::Sdpl | Method::SequenceEntropy => Self::Episodic,
             Method::Guarded => Self::Guarded(Guarded::default()),
@@ -47,7 +49,7 @@ impl<S> Policy<S> {
     }
 
     /// Back to the start of a stream.
-    pub(super) fn begin<M: Moves<Snapshot = S>>(&mut self, moves: &mut M) {
+    pub(crate) fn begin<M: Moves<Snapshot = S>>(&mut self, moves: &mut M) {
         match self {
             Self::Episodic | Self::Cea(_) => {}
             Self::Csuta(csuta) => csuta.begin(moves),
@@ -58,14 +60,14 @@ impl<S> Policy<S> {
     }
 
     /// The next utterance is of another domain.
-    pub(super) fn domain_changed<M: Moves<Snapshot = S>>(&mut self, moves: &mut M) {
+    pub(crate) fn domain_changed<M: Moves<Snapshot = S>>(&mut self, moves: &mut M) {
         if let Self::Dsuta(dsuta) = self {
             dsuta.domain_changed(moves);
         }
     }
 
     /// Makes what is carried the present state.
-    pub(super) fn show<M: Moves<Snapshot = S>>(&self, moves: &mut M) {
+    pub(crate) fn show<M: Moves<Snapshot = S>>(&self, moves: &mut M) {
         match self {
             Self::Episodic | Self::Cea(_) => {}
             Self::Csuta(csuta) => csuta.show(moves),
@@ -76,7 +78,7 @@ impl<S> Policy<S> {
     }
 
     /// Everything that is carried.
-    pub(super) fn save<M: Moves<Snapshot = S>>(&self, moves: &mut M) -> PolicyState {
+    pub(crate) fn save<M: Moves<Snapshot = S>>(&self, moves: &mut M) -> PolicyState {
         let mut state = PolicyState::default();
         match self {
             Self::Episodic | Self::Cea(_) => {}
@@ -89,7 +91,7 @@ impl<S> Policy<S> {
     }
 
     /// Goes on from what was saved; `None`, half-way, when it lacks something or has another model's lengths.
-    pub(super) fn load<M: Moves<Snapshot = S>>(&mut self, moves: &mut M, state: &PolicyState) -> Option<()> {
+    pub(crate) fn load<M: Moves<Snapshot = S>>(&mut self, moves: &mut M, state: &PolicyState) -> Option<()> {
         match self {
             Self::Episodic | Self::Cea(_) => Some(()),
             Self::Csuta(csuta) => csuta.load(moves, state),
@@ -97,6 +99,38 @@ impl<S> Policy<S> {
             Self::Awmc(awmc) => awmc.load(moves, state),
             Self::Guarded(guarded) => guarded.load(moves, state),
         }
+    }
+
+    /// An utterance begins where this is not run by [`super::Adapter`]: what was carried becomes the present state. `runs`
+    /// makes it that, and tells whether the utterance's output is finite there; where it is not, the stream begins anew,
+    /// and the present state is the source model's. `None` where nothing is carried.
+    pub(crate) fn start<M: Moves<Snapshot = S>>(
+        &mut self,
+        moves: &mut M,
+        runs: impl FnOnce(&mut M, &S) -> bool,
+    ) -> Option<Carried> {
+        match self {
+            Self::Csuta(csuta) => Some(csuta.start(moves, runs)),
+            Self::Dsuta(dsuta) => Some(dsuta.start(moves, runs)),
+            Self::Episodic | Self::Awmc(_) | Self::Cea(_) | Self::Guarded(_) => None,
+        }
+    }
+
+    /// That utterance is over, and the present state what `steps` made of the one that it began with; `None` where it
+    /// must teach nothing. The present state is undefined afterwards.
+    pub(crate) fn learn<M: Moves<Snapshot = S>>(
+        &mut self,
+        moves: &mut M,
+        heard: Option<&Heard>,
+        steps: usize,
+        carried: &mut Carried,
+    ) -> Result<(), EngineError> {
+        match self {
+            Self::Csuta(csuta) => csuta.learn(moves, heard.map_or(0, |_| steps)),
+            Self::Dsuta(dsuta) => dsuta.finish(moves, heard, carried)?,
+            Self::Episodic | Self::Awmc(_) | Self::Cea(_) | Self::Guarded(_) => {}
+        }
+        Ok(())
     }
 }
 

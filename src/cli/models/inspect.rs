@@ -312,7 +312,7 @@ fn describe(report: &Report) -> String {
     };
     let parameters = CHOICES.iter().find(|(_, choice)| *choice == adaptation.parameters);
     let settings = match report.decoder {
-        Some(_) => "none unless --adapt asks for it (suta, sdpl or sequence-entropy)".to_string(),
+        Some(_) => "none unless --adapt asks for it (suta, sdpl, sequence-entropy, csuta, dsuta or replay)".to_string(),
         None => format!(
             "{chosen}: lr {:e}, {}, {} steps",
             adaptation.learning_rate,

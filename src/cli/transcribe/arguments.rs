@@ -104,8 +104,9 @@ pub(in crate::cli) struct AdaptationArguments {
     /// method, which carries what it learned from one recording to the next: guarded (from the source model and from
     /// what the stream taught, whichever evidence favours), csuta (no reset ever), dsuta (fast and slow), replay (dsuta
     /// that rehearses what it heard) or awmc (anchor, leader, chaser). A Whisper that writes with its decoder has suta (the
-    /// token entropy of its own text), sdpl and sequence-entropy (the entropy over texts), and is not adapted unless this is given [default: none for
-    /// such a Whisper, else suta].
+    /// token entropy of its own text), sdpl and sequence-entropy (the entropy over texts), and csuta, dsuta and replay,
+    /// which carry from window to window what a text that stands taught; it is not adapted unless this is given [default:
+    /// none for such a Whisper, else suta].
     #[arg(long, value_name = "METHOD", hide_possible_values = true)]
     pub(super) adapt: Option<MethodChoice>,
 
@@ -157,7 +158,7 @@ pub(in crate::cli) struct AdaptationArguments {
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u8).range(2..=32))]
     pub(super) samples: Option<u8>,
 
-    /// Whisper: let the adapted text stand whatever the evidence says.
+    /// Whisper: let the adapted text stand, and teach, whatever the evidence says.
     #[arg(long)]
     pub(super) no_guard: bool,
 

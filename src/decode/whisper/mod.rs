@@ -17,6 +17,7 @@ pub use sequential::Segment;
 pub use window::compression_ratio;
 
 use crate::AdaptationConfig;
+use crate::adapt::{Policy, PolicyState, Snapshot, States};
 use crate::engine::{DecoderBackend, EngineError};
 use crate::model::{CtcModel, Generation, Input, ModelError};
 use sequential::{Recording, Transcriber};
@@ -90,6 +91,7 @@ pub struct Transcription {
 /// A Whisper with the memory to decode one recording at a time.
 pub struct WhisperDecoder<B: DecoderBackend> {
     network: Network<B>,
+    policy: Policy<Snapshot<B>>,
     generation: Arc<Generation>,
     options: DecodingOptions,
     bands: usize,
@@ -107,8 +109,10 @@ impl<B: DecoderBackend> WhisperDecoder<B> {
         let Input::LogMel { bands } = model.input() else {
             return Err(DecodingError::NoDecoder);
         };
-        let network = Network::new(backend, model, config, &options)?;
+        let mut network = Network::new(backend, model, config, &options)?;
+        let policy = network.with_descent(backend, &generation, |descent| Policy::new(config, descent));
         Ok(Self {
+            policy: policy.transpose()?.unwrap_or(Policy::Episodic),
             network,
             generation,
             options,
@@ -124,6 +128,56 @@ impl<B: DecoderBackend> WhisperDecoder<B> {
     /// From now on takes the language for known, or detects it.
     pub fn set_language(&mut self, code: Option<String>) {
         self.options.language = code;
+    }
+
+    /// Begins a new stream: a continual method forgets what it carries.
+    pub fn begin_stream(&mut self, backend: &B) {
+        let policy = &mut self.policy;
+        self.network
+            .with_descent(backend, &self.generation, |descent| policy.begin(descent));
+    }
+
+    /// Says that the next window is of another domain, for [`crate::Reset::Oracle`].
+    pub fn domain_changed(&mut self, backend: &B) {
+        let policy = &mut self.policy;
+        self.network
+            .with_descent(backend, &self.generation, |descent| policy.domain_changed(descent));
+    }
+
+    /// What a continual method carries, to go on from with [`WhisperDecoder::resume`].
+    pub fn state(&mut self, backend: &B) -> PolicyState {
+        let policy = &self.policy;
+        let saved = self
+            .network
+            .with_descent(backend, &self.generation, |descent| policy.save(descent));
+        saved.unwrap_or_default()
+    }
+
+    /// Goes on from what a method of the same settings on the same model carried; `None`, with a new stream begun, when
+    /// the state is not one of theirs.
+    pub fn resume(&mut self, backend: &B, state: &PolicyState) -> Option<()> {
+        let policy = &mut self.policy;
+        let resumed = self
+            .network
+            .with_descent(backend, &self.generation, |descent| policy.load(descent, state));
+        // Where nothing is adapted nothing is carried.
+        let resumed = resumed.unwrap_or(Some(()));
+        if resumed.is_none() {
+            self.begin_stream(backend);
+        }
+        resumed
+    }
+
+    /// The adapted values that a continual method would start the next window from, in the engine's own order.
+    pub fn carried_values(&mut self, backend: &B) -> Vec<f32> {
+        let policy = &self.policy;
+        let values = self.network.with_descent(backend, &self.generation, |descent| {
+            policy.show(descent);
+            let values = descent.values();
+            descent.restore_source();
+            values
+        });
+        values.unwrap_or_default()
     }
 
     /// Log-mel frames `[frames, bands]` of a whole recording as text; `None` where `progress` stopped it.
@@ -149,6 +203,7 @@ impl<B: DecoderBackend> WhisperDecoder<B> {
         let mut transcriber = Transcriber {
             backend,
             network: &mut self.network,
+            policy: &mut self.policy,
             generation: &self.generation,
             options: &self.options,
             bands: self.bands,
@@ -163,7 +218,7 @@ impl<B: DecoderBackend> WhisperDecoder<B> {
             Some(first) if log_mels[0].len() >= self.bands => transcriber.language(first)?,
             _ => None,
         };
-        let segments = transcriber.transcribe(&mut recordings, language.as_ref(), progress);
+        let segments = transcriber.transcribe(&mut recordings, language.as_ref(), progress)?;
         Ok(segments.map(|segments| {
             let whole = segments.into_iter().map(|segments| Transcription {
                 segments,

@@ -1,11 +1,12 @@
 //! Recordings of any length, window after window: each begins where the last one's text ended. Windows of several
 //! recordings go side by side.
 
-use super::adaptation::{Heard, WindowAdaptation};
+use super::adaptation::{WindowAdaptation, Written};
 use super::prompt::Prompt;
 use super::window::{Asked, Decoded, Network};
 use super::{Decoding, DecodingError, DecodingOptions, SpokenLanguage, TIME_PRECISION};
-use crate::engine::DecoderBackend;
+use crate::adapt::{Policy, Snapshot};
+use crate::engine::{DecoderBackend, EngineError};
 use crate::model::Generation;
 use fastrand::Rng;
 
@@ -38,6 +39,8 @@ pub struct Segment {
 pub(super) struct Transcriber<'a, B: DecoderBackend> {
     pub(super) backend: &'a B,
     pub(super) network: &'a mut Network<B>,
+    /// What is carried from window to window.
+    pub(super) policy: &'a mut Policy<Snapshot<B>>,
     pub(super) generation: &'a Generation,
     pub(super) options: &'a DecodingOptions,
     pub(super) bands: usize,
@@ -173,7 +176,7 @@ impl<B: DecoderBackend> Transcriber<'_, B> {
         recordings: &mut [Recording<'_>],
         language: Option<&SpokenLanguage>,
         progress: &mut dyn FnMut(usize, f64) -> bool,
-    ) -> Option<Vec<Vec<Segment>>> {
+    ) -> Result<Option<Vec<Vec<Segment>>>, EngineError> {
         let tokenizer = &self.generation.tokenizer;
         let language = language.and_then(|language| tokenizer.language(&language.code));
         for recording in recordings.iter_mut() {
@@ -193,7 +196,7 @@ impl<B: DecoderBackend> Transcriber<'_, B> {
             for (window, index) in chosen.into_iter().enumerate() {
                 let recording = &mut recordings[index];
                 if !progress(index, recording.seek as f64 / FRAMES_PER_SECOND) {
-                    return None;
+                    return Ok(None);
                 }
                 windows.push(self.begin(window, index, recording));
             }
@@ -211,15 +214,12 @@ impl<B: DecoderBackend> Transcriber<'_, B> {
                 .generate(self.backend, self.generation, self.options, asked);
             for (slot, (window, decoded)) in windows.into_iter().zip(decoded).enumerate() {
                 let recording = &mut recordings[window.recording];
-                self.write(slot, window, recording, decoded);
+                self.write(slot, window, recording, decoded)?;
             }
         }
         let finished = recordings.iter_mut();
-        Some(
-            finished
-                .map(|recording| std::mem::take(&mut recording.segments))
-                .collect(),
-        )
+        let segments = finished.map(|recording| std::mem::take(&mut recording.segments));
+        Ok(Some(segments.collect()))
     }
 
     /// Encodes a recording's next window.
@@ -259,27 +259,35 @@ impl<B: DecoderBackend> Transcriber<'_, B> {
     }
 
     /// Writes down what was decoded in a window, after adapting to it where that was asked for.
-    fn write(&mut self, slot: usize, window: Window, recording: &mut Recording<'_>, mut decoded: Decoded) {
+    fn write(
+        &mut self,
+        slot: usize,
+        window: Window,
+        recording: &mut Recording<'_>,
+        mut decoded: Decoded,
+    ) -> Result<(), EngineError> {
         let tokenizer = &self.generation.tokenizer;
         let (size, seek) = (window.size, recording.seek);
         if self.is_silence(&decoded) {
             recording.seek += size;
-            return;
+            return Ok(());
         }
-        let (mut adaptation, was_adapted, before) = (None, window.plain.is_some(), decoded.tokens.clone());
+        let (mut adapted, before) = (None, decoded.tokens.clone());
         if let Some(plain) = window.plain {
-            let heard = Heard {
+            let written = Written {
                 prompt: &window.timed,
                 plain: &plain,
+                log_mel: &recording.log_mel[seek * self.bands..(seek + size) * self.bands],
                 unadapted: decoded,
             };
-            (decoded, adaptation) =
-                self.network
-                    .adapt(self.backend, self.generation, self.options, heard, &mut recording.rng);
-        }
-        let (changed, mut unadapted_text) = (decoded.tokens != before, String::new());
-        if let Some(adaptation) = &adaptation {
-            unadapted_text.clone_from(&adaptation.unadapted_text);
+            (decoded, adapted) = self.network.adapt(
+                self.backend,
+                self.generation,
+                self.options,
+                written,
+                self.policy,
+                &mut recording.rng,
+            );
         }
         let offset = seek as f64 / FRAMES_PER_SECOND;
         let mut split = split_by_timestamps(&decoded.tokens, tokenizer.timestamp_begin(), offset, size);
@@ -292,6 +300,18 @@ impl<B: DecoderBackend> Transcriber<'_, B> {
                 size,
                 &mut recording.last_speech,
             );
+        }
+        // Until here the network is as it wrote the text; the next window begins with the source model.
+        let mut adaptation = match adapted {
+            Some(adapted) => Some(
+                self.network
+                    .learn(self.backend, self.generation, self.policy, adapted)?,
+            ),
+            None => None,
+        };
+        let (changed, mut unadapted_text) = (decoded.tokens != before, String::new());
+        if let Some(adaptation) = &adaptation {
+            unadapted_text.clone_from(&adaptation.unadapted_text);
         }
         for piece in split.pieces {
             let text = tokenizer.decode(&piece.tokens);
@@ -316,16 +336,13 @@ impl<B: DecoderBackend> Transcriber<'_, B> {
                 },
             });
         }
-        if was_adapted {
-            // The next window begins with the source model.
-            self.network.parameters.restore_source(self.backend);
-        }
         let doubtful = decoded.temperature > self.options.prompt_reset_on_temperature;
         if !self.options.condition_on_previous_text || doubtful {
             recording.forgotten = recording.written.len();
         }
         // A timestamp at the window's start would have it decoded again for ever.
         recording.seek += if split.advance == 0 { size } else { split.advance };
+        Ok(())
     }
 
     fn is_silence(&self, decoded: &Decoded) -> bool {

@@ -114,6 +114,11 @@ impl<B: DecoderBackend> Network<B> {
         self.model.decoder().expect(DECODER)
     }
 
+    /// Whether these can be the log-mel frames `[frames, bands]` of a window.
+    pub(super) fn holds(&self, log_mel: &[f32]) -> bool {
+        log_mel.len() % self.bands == 0 && log_mel.len() <= self.frames * self.bands
+    }
+
     /// Encodes log-mel frames `[frames, bands]`, followed by zeros up to a window's length, as one of the windows.
     pub(super) fn encode(&mut self, backend: &B, window: usize, log_mel: &[f32]) {
         let to = window;

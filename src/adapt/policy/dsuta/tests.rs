@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::adapt::HostSnapshot;
+use crate::adapt::moves::States;
 use crate::engine::ObjectiveValue;
 
 /// A model of one value, which each step raises by one. The source model's loss is 1 on every utterance; any other
@@ -17,7 +18,7 @@ struct Fake {
     rehearsed: Vec<usize>,
 }
 
-impl Moves for Fake {
+impl States for Fake {
     type Snapshot = (f32, u32);
 
     fn snapshot(&self) -> Result<(f32, u32), EngineError> {
@@ -40,33 +41,6 @@ impl Moves for Fake {
     }
     fn source_values(&self) -> Vec<f32> {
         vec![0.0]
-    }
-    fn look(&mut self, input: &[f32]) -> Result<Option<ObjectiveValue>, EngineError> {
-        self.looks += 1;
-        let loss = if self.value == 0.0 {
-            1.0
-        } else {
-            1.0 + f64::from(input[0])
-        };
-        Ok(Some(ObjectiveValue {
-            loss,
-            entropy: loss,
-            class_confusion: loss,
-            non_blank_frames: usize::from(input[1] != 0.0),
-        }))
-    }
-    fn accumulate(&mut self, input: &[f32], weight: f64) -> Result<Option<ObjectiveValue>, EngineError> {
-        self.gradient += if input[1] == 2.0 { f64::NAN } else { weight };
-        self.look(input)
-    }
-    fn rehearse(&mut self, input: &[f32], labels: &[usize], weight: f64) -> Result<(), EngineError> {
-        assert_eq!((input[0] as usize, labels), (labels.len(), &vec![1; labels.len()][..]));
-        self.gradient += weight;
-        self.rehearsed.push(labels.len());
-        Ok(())
-    }
-    fn classes(&self) -> usize {
-        32
     }
     fn zero_gradients(&mut self) {
         self.gradient = 0.0;
@@ -94,6 +68,36 @@ impl Moves for Fake {
     fn upload(&self, from: &HostSnapshot, to: &mut (f32, u32)) -> bool {
         *to = (from.values[0], from.step);
         true
+    }
+}
+
+impl Moves for Fake {
+    fn look(&mut self, input: &[f32]) -> Result<Option<ObjectiveValue>, EngineError> {
+        self.looks += 1;
+        let loss = if self.value == 0.0 {
+            1.0
+        } else {
+            1.0 + f64::from(input[0])
+        };
+        Ok(Some(ObjectiveValue {
+            loss,
+            entropy: loss,
+            class_confusion: loss,
+            non_blank_frames: usize::from(input[1] != 0.0),
+        }))
+    }
+    fn accumulate(&mut self, input: &[f32], weight: f64) -> Result<Option<ObjectiveValue>, EngineError> {
+        self.gradient += if input[1] == 2.0 { f64::NAN } else { weight };
+        self.look(input)
+    }
+    fn rehearse(&mut self, input: &[f32], labels: &[usize], weight: f64) -> Result<(), EngineError> {
+        assert_eq!((input[0] as usize, labels), (labels.len(), &vec![1; labels.len()][..]));
+        self.gradient += weight;
+        self.rehearsed.push(labels.len());
+        Ok(())
+    }
+    fn classes(&self) -> usize {
+        32
     }
 }
 
@@ -131,7 +135,7 @@ impl Stream {
             labels: vec![1; length],
             confidence,
         };
-        self.dsuta.finish(&mut self.moves, &heard, &mut carried).unwrap();
+        self.dsuta.finish(&mut self.moves, Some(&heard), &mut carried).unwrap();
         carried
     }
 
@@ -150,7 +154,7 @@ impl Stream {
             labels: Vec::new(),
             confidence: 0.0,
         };
-        self.dsuta.finish(&mut self.moves, &heard, &mut carried).unwrap();
+        self.dsuta.finish(&mut self.moves, Some(&heard), &mut carried).unwrap();
         carried
     }
 
