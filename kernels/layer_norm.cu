@@ -16,12 +16,13 @@ __device__ __forceinline__ int utterance_of(const unsigned* starts, int utteranc
     return utterance;
 }
 
-// A warp a row, four rows a block: no block-wide barrier, and a row's later passes find it in the first-level cache.
+// A warp a row, four rows a block: no block-wide barrier, and a row's later passes find it in the first-level cache. With
+// `activate` GELU follows, for which y would have to be read and written once more.
 // Grid: ceil(rows / 4).
 KERNEL __launch_bounds__(128)
 layer_norm_forward(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
                    const unsigned* OPTIONAL starts, float* __restrict__ y, float* __restrict__ statistics, int rows,
-                   int cols, int utterances, int weight_stride, int bias_stride) {
+                   int cols, int utterances, int weight_stride, int bias_stride, int activate) {
     const int row = blockIdx.x * 4 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
     if (row >= rows) return;
     const long long utterance = utterance_of(starts, utterances, row);
@@ -39,7 +40,10 @@ layer_norm_forward(const float* __restrict__ x, const float* __restrict__ weight
         squares += centred * centred;
     }
     const float inverse = 1.0f / sqrtf(warp_sum(squares) / cols + EPSILON);
-    for (int col = lane; col < cols; col += 32) y[col] = (x[col] - mean) * inverse * weight[col] + bias[col];
+    for (int col = lane; col < cols; col += 32) {
+        const float value = (x[col] - mean) * inverse * weight[col] + bias[col];
+        y[col] = activate ? gelu(value) : value;
+    }
     if (lane == 0) {
         statistics[2 * row] = mean;
         statistics[2 * row + 1] = inverse;

@@ -47,6 +47,7 @@ KERNELS = {
     "gelu_backward (FFN)": by_value(T * FFN, 3, 35),
     "add": by_value(T * D, 3, 1),
     "layer_norm_forward": by_value(T * D, 2, 8),
+    "layer_norm_forward (with GELU, first convolution of a large model)": by_value(CONVOLVED, 2, 33),
     "layer_norm_backward_input": by_value(T * D, 4, 12),
     "layer_norm_backward_parameters": by_value(T * D, 2, 5),
     "bias_backward": by_value(T * D, 1, 1),

@@ -183,6 +183,10 @@ fn layer_norms_and_their_gradients() {
             let (into, saved) = (y.view_mut(), statistics.view_mut());
             host.0
                 .layer_norm(shape, x.view(), weight.view(), bias.view(), into, saved);
+            let (mut activated, mut of_it) = (host.space(rows * cols), host.space(2 * rows));
+            let (into, saved) = (activated.view_mut(), of_it.view_mut());
+            host.0
+                .layer_norm_gelu(shape, x.view(), weight.view(), bias.view(), into, saved);
             let (mut dx, mut more) = (host.space(rows * cols), host.put(&random(rows * cols, 5)));
             let saved = statistics.view();
             host.0
@@ -200,9 +204,20 @@ fn layer_norms_and_their_gradients() {
             let alone = Some(bias_alone.view_mut());
             host.0
                 .layer_norm_backward_parameters(shape, x.view(), saved, dy.view(), None, alone);
-            [y, statistics, dx, more, dweight, dbias, weight_alone, bias_alone]
-                .map(|v| v.get())
-                .to_vec()
+            [
+                y,
+                statistics,
+                activated,
+                of_it,
+                dx,
+                more,
+                dweight,
+                dbias,
+                weight_alone,
+                bias_alone,
+            ]
+            .map(|v| v.get())
+            .to_vec()
         });
     }
 }

@@ -94,6 +94,8 @@ MUTANTS = {
         "objective.cu", "        dlogits[index] = 0.0f;\n", "", "padding objective", "plain"),
     "padding cleared a row too late": (
         "elementwise.cu", "= (long long)rows_that_count(counted, rows) * cols;", "= (long long)(rows_that_count(counted, rows) + 1) * cols;", "padding cleared", "plain"),
+    "a norm without the GELU that should follow": (
+        "layer_norm.cu", "y[col] = activate ? gelu(value) : value;", "y[col] = value;", "layer_norms", "plain"),
     "an utterance's last row with its neighbour's values": (
         "layer_norm.cu", "row >= (int)starts[utterance + 1]) utterance++", "row + 1 >= (int)starts[utterance + 1]) utterance++", "spans layer_norms", "plain"),
     "a norm's gradient over all utterances": (

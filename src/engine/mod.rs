@@ -350,6 +350,16 @@ pub trait Backend: Send + Sync + Sized + 'static {
         y: Self::ViewMut<'_>,
         statistics: Self::ViewMut<'_>,
     );
+    /// The same, then GELU: `y = gelu(x̂ γ + β)`.
+    fn layer_norm_gelu(
+        &self,
+        shape: Rows,
+        x: Self::View<'_>,
+        weight: Self::View<'_>,
+        bias: Self::View<'_>,
+        y: Self::ViewMut<'_>,
+        statistics: Self::ViewMut<'_>,
+    );
     /// The input's gradient, `dx = ...` (`+ dx` with `accumulate`, which is how a residual joins).
     fn layer_norm_backward_input(
         &self,

@@ -215,6 +215,22 @@ impl LayerNorm {
         backend.layer_norm(Rows { rows, cols: self.cols }, x, weight, bias, y, statistics);
     }
 
+    /// The same, then GELU.
+    pub(super) fn forward_gelu<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        rows: usize,
+        x: Slot,
+        y: Slot,
+        statistics: Slot,
+    ) {
+        let ([x], [y, statistics]) = arena.split(backend, [x], [y, statistics]);
+        let [weight, bias] = self.operands().map(|id| parameters.value(backend, id));
+        backend.layer_norm_gelu(Rows { rows, cols: self.cols }, x, weight, bias, y, statistics);
+    }
+
     /// γ's and β's gradients where they are adapted, then, with `input`, the input's gradient into (or added to) a
     /// slot.
     pub(super) fn backward<B: Backend>(

@@ -213,10 +213,12 @@ impl<B: Backend> PositionalEmbedding<B> {
             }
             let next = a.layers.get(index + 1).map_or(a.output, |next| next.input);
             match &layer.norm {
-                Some(norm) => norm.forward(backend, parameters, arena, rows, slots.sum, next, slots.statistics),
-                None => copy(backend, arena, slots.sum, next),
+                Some(norm) => norm.forward_gelu(backend, parameters, arena, rows, slots.sum, next, slots.statistics),
+                None => {
+                    copy(backend, arena, slots.sum, next);
+                    gelu(backend, arena, next);
+                }
             }
-            gelu(backend, arena, next);
         }
         add(backend, arena, a.output, to);
     }

@@ -2,7 +2,7 @@
 //! convolutions over the waveform, a projection into the model's width, a positional embedding.
 
 use super::ctc::first_adapted;
-use super::layers::{LayerNorm, LinearLayer, copy, gelu, gelu_backward};
+use super::layers::{LayerNorm, LinearLayer, copy, gelu_backward};
 use super::positional::{PositionalActivations, PositionalEmbedding};
 use super::tensors::{Kind, OperandId, Place, WeightsBuilder};
 use super::whisper::Convolution;
@@ -445,8 +445,7 @@ impl ConvLayer {
             }
             Norm::Layer(norm) => {
                 let rows = a.shape.out_frames();
-                norm.forward(backend, parameters, arena, rows, a.raw, a.out, a.statistics);
-                gelu(backend, arena, a.out);
+                norm.forward_gelu(backend, parameters, arena, rows, a.raw, a.out, a.statistics);
             }
         }
     }

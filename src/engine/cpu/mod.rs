@@ -289,6 +289,19 @@ impl Backend for CpuBackend {
         layer_norm::forward(self, shape, x, weight, bias, y, statistics);
     }
 
+    fn layer_norm_gelu(
+        &self,
+        shape: Rows,
+        x: &[f32],
+        weight: &[f32],
+        bias: &[f32],
+        y: &mut [f32],
+        statistics: &mut [f32],
+    ) {
+        layer_norm::forward(self, shape, x, weight, bias, y, statistics);
+        gelu::forward(self, y);
+    }
+
     fn layer_norm_backward_input(
         &self,
         shape: Rows,

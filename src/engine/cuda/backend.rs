@@ -300,7 +300,19 @@ impl Backend for CudaBackend {
         y: ViewMut<'_>,
         statistics: ViewMut<'_>,
     ) {
-        self.norm_forward(shape, None, x, one(weight), one(bias), y, statistics);
+        self.norm_forward(shape, None, x, (one(weight), one(bias)), y, statistics, false);
+    }
+
+    fn layer_norm_gelu(
+        &self,
+        shape: Rows,
+        x: View<'_>,
+        weight: View<'_>,
+        bias: View<'_>,
+        y: ViewMut<'_>,
+        statistics: ViewMut<'_>,
+    ) {
+        self.norm_forward(shape, None, x, (one(weight), one(bias)), y, statistics, true);
     }
 
     fn layer_norm_each(
@@ -313,7 +325,7 @@ impl Backend for CudaBackend {
         y: ViewMut<'_>,
         statistics: ViewMut<'_>,
     ) {
-        self.norm_forward(shape, Some(spans), x, weight, bias, y, statistics);
+        self.norm_forward(shape, Some(spans), x, (weight, bias), y, statistics, false);
     }
 
     fn layer_norm_backward_input(

@@ -29,10 +29,10 @@ impl CudaBackend {
         shape: Rows,
         spans: Option<Spans<View<'_>>>,
         x: View<'_>,
-        weight: Each<View<'_>>,
-        bias: Each<View<'_>>,
+        (weight, bias): (Each<View<'_>>, Each<View<'_>>),
         mut y: ViewMut<'_>,
         mut statistics: ViewMut<'_>,
+        activate: bool,
     ) {
         let (rows, cols, count) = (shape.rows, shape.cols, spans.map_or(1, |spans| spans.count));
         let lens = (x.len(), y.len(), statistics.len());
@@ -52,6 +52,7 @@ impl CudaBackend {
             int(count),
             int(weight.stride),
             int(bias.stride),
+            i32::from(activate),
         );
     }
 

@@ -22,6 +22,7 @@ impl Launcher<'_> {
         utterances: i32,
         weight_stride: i32,
         bias_stride: i32,
+        activate: i32,
     ) {
         self.arguments(&self.kernels().layer_norm_forward)
             .pointer(x.address())
@@ -35,6 +36,7 @@ impl Launcher<'_> {
             .value(utterances)
             .value(weight_stride)
             .value(bias_stride)
+            .value(activate)
             .launch(grid, 128, 0);
     }
 
