@@ -116,7 +116,7 @@ impl<B: DecoderBackend> Network<B> {
 
     /// Whether these can be the log-mel frames `[frames, bands]` of a window.
     pub(super) fn holds(&self, log_mel: &[f32]) -> bool {
-        log_mel.len() % self.bands == 0 && log_mel.len() <= self.frames * self.bands
+        log_mel.len().is_multiple_of(self.bands) && log_mel.len() <= self.frames * self.bands
     }
 
     /// Encodes log-mel frames `[frames, bands]`, followed by zeros up to a window's length, as one of the windows.

@@ -177,8 +177,8 @@ unsafe fn left(halves: &[[__m512; SIDE]; 2], to: *mut u16) {
     // SAFETY: the caller's promise.
     unsafe {
         let upper = _mm512_loadu_si512(UPPER.as_ptr().cast());
-        for row in 0..SIDE {
-            let (first, second) = (parts(halves[0][row]), parts(halves[1][row]));
+        for (row, (first, second)) in halves[0].iter().zip(&halves[1]).enumerate() {
+            let (first, second) = (parts(*first), parts(*second));
             for part in 0..PARTS {
                 let both = _mm512_permutex2var_epi16(first[part], upper, second[part]);
                 _mm512_storeu_si512(to.add(part * 2 * TILE + row * STEP).cast(), both);
