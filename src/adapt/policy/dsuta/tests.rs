@@ -184,6 +184,30 @@ fn one_slow_step_every_full_buffer() {
 }
 
 #[test]
+fn an_utterance_that_teaches_nothing_counts_and_is_not_buffered() {
+    let mut stream = Stream::with(Reset::dynamic());
+    for n in 1..=100u64 {
+        // Every even one, 50 among them, is passed over.
+        let (looks, mut carried) = (stream.moves.looks, Carried::default());
+        match n % 2 {
+            0 => stream.dsuta.finish(&mut stream.moves, None, &mut carried).unwrap(),
+            _ => carried = stream.hear([-1.0, 1.0]),
+        }
+        let taught = n.div_ceil(2);
+        let updates = taught % 5 == 0 && n % 2 == 1;
+        assert_eq!(carried.slow_loss.is_some(), updates, "{n}");
+        assert_eq!((stream.dsuta.schedule.heard(), stream.dsuta.updates), (n, taught / 5));
+        assert_eq!(stream.dsuta.domain, (n >= 50).then_some((5.0, 5)), "{n}");
+        let improvement = (51..=99).contains(&n) && n % 2 == 1;
+        assert_eq!(
+            stream.moves.looks - looks,
+            5 * usize::from(updates) + usize::from(improvement)
+        );
+    }
+    assert!(stream.dsuta.schedule.compares());
+}
+
+#[test]
 fn the_domain_is_learned_from_51_to_99_and_compared_from_105_on() {
     let mut stream = Stream::with(Reset::dynamic());
     for n in 1..=100u64 {
