@@ -58,7 +58,7 @@ fn a_typed_model_comes_before_the_environments() {
 #[test]
 fn what_the_default_model_cannot_do_names_the_one_that_can() {
     for options in [
-        &["--adapt", "dsuta"][..],
+        &["--adapt", "guarded"][..],
         &["--fast"],
         &["--paper"],
         &["--adapt", "suta", "--safeguard"],
