@@ -187,7 +187,7 @@ impl Form {
             "adapt" => {
                 let method: Result<Method, _> = serde_json::from_value(text.into());
                 let known = "`adapt` is none, suta, sdpl, cea, csuta, dsuta, replay, awmc or guarded; for a Whisper none, \
-                             suta, sdpl or sequence-entropy";
+                             suta, sdpl, sequence-entropy, csuta, dsuta or replay";
                 self.choice.method = Some(method.map_err(|_| ApiError::invalid("adapt", known))?);
             }
             "steps" => self.choice.steps = Some(parsed("steps", text)?),

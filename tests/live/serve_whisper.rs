@@ -54,7 +54,7 @@ fn its_decoder_heeds_prompt_language_and_temperature() {
         words["words"].as_array().is_some_and(|words| !words.is_empty()),
         "{words}"
     );
-    for (field, value) in [("language", "xx"), ("adapt", "csuta"), ("temperature", "1.5")] {
+    for (field, value) in [("language", "xx"), ("adapt", "guarded"), ("temperature", "1.5")] {
         let refused = ask(&[(field, value)]);
         assert_eq!(
             (refused.status, refused.json()["error"]["param"].as_str()),
@@ -63,6 +63,11 @@ fn its_decoder_heeds_prompt_language_and_temperature() {
     }
     let adapted = ask(&[("adapt", "suta"), ("steps", "1"), quick]).json();
     assert_eq!(adapted["segments"][0]["aurist"]["steps"], 1, "{adapted}");
+    // A request is a stream of its own: what one taught a continual method the next one does not hear of.
+    let continual = [("adapt", "csuta"), ("steps", "1"), ("learning_rate", "0.01"), quick];
+    let (first, again) = (ask(&continual).json(), ask(&continual).json());
+    assert_eq!(first["segments"][0]["aurist"]["steps"], 1, "{first}");
+    assert_eq!(first["segments"], again["segments"]);
     let models = server.get("/v1/models", "").json();
     assert_eq!(models["data"][0]["id"], "whisper-tiny");
 }
