@@ -13,7 +13,9 @@ together. Needs `pip install jiwer whisper-normalizer` beside the reference's pa
 
 import argparse
 import json
+import zlib
 from collections import defaultdict
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import jiwer
@@ -102,8 +104,8 @@ def check_shared(model, whisper):
 def conditions(noises, seed):
     """Name and maker of each condition's samples; noise is mixed as `aurist bench` does."""
 
-    def white(samples, number):
-        noise = np.random.default_rng([seed, number]).standard_normal(len(samples))
+    def white(samples, clip):
+        noise = np.random.default_rng([seed, zlib.crc32(clip.encode())]).standard_normal(len(samples))
         return (samples + 0.02 * noise).clip(-1, 1).astype(np.float32)
 
     def mixed(path, snr):
@@ -123,6 +125,22 @@ def conditions(noises, seed):
     return made
 
 
+def transcribe(mel, model, vocabulary, whisper, methods, steps):
+    """Both models' texts of a clip, without adaptation and with each method."""
+    whisper.put({})
+    texts = {"none": whisper.write(mel)}
+    with torch.no_grad():
+        texts["CTC none"] = vocabulary.greedy(model(mel[None])[0])
+    for method in methods:
+        choice, rate = method.split("@")
+        suta = SharedSuta(model, choice, steps, float(rate), loop="minimal")
+        texts[f"CTC {method}"] = vocabulary.greedy(suta.adapt(mel).after)
+        whisper.put({name: p.detach() for name, p in suta.parameters.items()})
+        texts[method] = whisper.write(mel)
+        suta.restore()
+    return texts
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifests", type=Path, nargs="+")
@@ -136,43 +154,37 @@ def main():
                         help="layer-norm or layer-norm+conv-bias at a rate (default: both at 1e-3)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="every text, one JSON object a line")
+    parser.add_argument("--json", type=Path, help="every text, one JSON object a line; what it has already is not done again")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     download(arguments.whisper)
     model, vocabulary, whisper = load_model(arguments.ctc), Vocabulary(arguments.ctc), Whisper(arguments.whisper)
     check_shared(model, whisper)
-    clips = []
-    for manifest in arguments.manifests:
-        lines = read_manifest(manifest)
-        clips += lines[:: max(1, len(lines) // arguments.each)][: arguments.each]
+    spread = [lines[:: max(1, len(lines) // arguments.each)][: arguments.each] for lines in map(read_manifest, arguments.manifests)]
+    # In turn, so that a run that was stopped has some of each.
+    clips = [clip for clip in chain(*zip_longest(*spread)) if clip]
     methods = arguments.method or ["layer-norm@1e-3", "layer-norm+conv-bias@1e-3"]
     normalise = EnglishTextNormalizer()
     made, errors, changed = conditions(arguments.noise, arguments.seed), defaultdict(list), defaultdict(int)
-    out = arguments.json.open("w") if arguments.json else None
+    known = {}
+    if arguments.json and arguments.json.exists():
+        for row in map(json.loads, arguments.json.read_text().splitlines()):
+            known[row["clip"], row["condition"]] = {name: row[name] for name in row if name not in ("clip", "condition")}
+    out = arguments.json.open("a") if arguments.json else None
     words = np.array([len(normalise(clip["text"]).split()) for clip in clips], float)
-    for number, clip in enumerate(clips):
-        samples = read_audio(clip["audio_filepath"])
+    for clip in clips:
+        samples, stem = read_audio(clip["audio_filepath"]), Path(clip["audio_filepath"]).stem
         for condition, make in made:
-            mel = log_mel(make(samples, number))
-            whisper.put({})
-            texts = {"none": whisper.write(mel)}
-            with torch.no_grad():
-                texts["CTC none"] = vocabulary.greedy(model(mel[None])[0])
-            for method in methods:
-                choice, rate = method.split("@")
-                suta = SharedSuta(model, choice, arguments.steps, float(rate), loop="minimal")
-                adaptation = suta.adapt(mel)
-                texts[f"CTC {method}"] = vocabulary.greedy(adaptation.after)
-                whisper.put({name: p.detach() for name, p in suta.parameters.items()})
-                texts[method] = whisper.write(mel)
-                changed[method] += texts[method] != texts["none"]
-                suta.restore()
+            texts = known.get((stem, condition))
+            if texts is None:
+                texts = transcribe(log_mel(make(samples, stem)), model, vocabulary, whisper, methods, arguments.steps)
+                if out:
+                    print(json.dumps({"clip": stem, "condition": condition} | texts), file=out, flush=True)
             for name, text in texts.items():
                 found = jiwer.process_words(normalise(clip["text"]), normalise(text))
                 errors[name, condition].append(found.substitutions + found.deletions + found.insertions)
-            if out:
-                print(json.dumps({"clip": Path(clip["audio_filepath"]).stem, "condition": condition} | texts), file=out, flush=True)
+            for method in methods:
+                changed[method] += texts[method] != texts["none"]
     draws = np.random.default_rng(1).integers(0, len(clips), (DRAWS, len(clips)))
 
     def difference(name, base, chosen):
