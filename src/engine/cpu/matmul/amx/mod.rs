@@ -2,7 +2,7 @@
 //!
 //! An f32 has 24 significant bits, a bfloat16 eight, so every f32 is the sum of three: `x = h + m + l`, exactly. A product of
 //! two bfloat16 is exact in f32, where AMX sums up. Of the nine products of two such sums six are taken, the largest
-//! (`hh, hm, mh, mm, hl, lh`); the three left out are below 2⁻²⁵ of `x y`, half a unit in an f32's last place. So a result
+//! (`hh, hm, mh, mm, hl, lh`); the three left out are at most about 2⁻²⁴ of `x y`, half a unit in an f32's last place. So a result
 //! differs from that of f32 instructions by no more than two orders of summation do
 //! (Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", 2019).
 //!
@@ -42,7 +42,7 @@ const RIGHT_COLS: usize = 1536;
 const FEW_COLS: usize = 64;
 /// A right panel is fetched from the third-level cache while the one before it meets so many left ones.
 const SHARES: usize = LEFT_ROWS / BLOCK;
-/// Sizes below which packing costs more than the tiles gain.
+/// Smaller products are left to vector instructions: a whole block in each direction (not tuned).
 const FEWEST: usize = 32;
 
 /// Whether a product of these sizes is for the matrix units of this machine.
