@@ -42,9 +42,11 @@ fn said(recording: &Path) -> Vec<String> {
         .collect()
 }
 
-/// That most words of one text are in the other, in their order.
+/// That most letters of one text are in the other, in their order. Letters, not words: a weak
+/// model spells a word otherwise after the browser has resampled it, and that is no fault of the
+/// page's. Two texts that have nothing to do with one another share less than half of theirs.
 fn assert_resembles(text: &str, wanted: &str) {
-    let [a, b]: [Vec<&str>; 2] = [text, wanted].map(|text| text.split_whitespace().collect());
+    let [a, b]: [Vec<char>; 2] = [text, wanted].map(|text| text.chars().collect());
     let mut table = vec![vec![0; b.len() + 1]; a.len() + 1];
     for i in 0..a.len() {
         for j in 0..b.len() {
@@ -57,7 +59,7 @@ fn assert_resembles(text: &str, wanted: &str) {
     }
     let common = table[a.len()][b.len()];
     assert!(
-        5 * common >= 3 * a.len().max(b.len()),
+        4 * common >= 3 * a.len().max(b.len()),
         "{text:?} is not like {wanted:?}"
     );
 }
