@@ -8,7 +8,7 @@
 use super::Twin;
 #[cfg(not(target_arch = "aarch64"))]
 use super::vector::Plain;
-use super::vector::{Vector, prefetch};
+use super::vector::{Vector, prefetch, prefetch_near};
 use crate::engine::cpu::simd::Level;
 
 /// Rows and columns of the result that stay in registers. For AVX2: 12 of 16 registers, 2 for a row of the right panel,
@@ -109,13 +109,18 @@ pub(super) unsafe fn multiply(level: Level, block: &Block) {
 #[inline(always)]
 unsafe fn tiles<V: Vector, const ROWS: usize, const VECTORS: usize>(block: &Block) {
     let width = VECTORS * V::LANES;
+    let panel = width * block.depth;
+    // While a right panel is multiplied, the next one comes from the third-level cache, a part with each left panel.
+    let part = panel.div_ceil(block.rows.div_ceil(ROWS).max(1));
     for col in (0..block.cols).step_by(width) {
         let cols = width.min(block.cols - col);
+        let next = block.right.wrapping_add(col * block.depth + panel);
         for row in (0..block.rows).step_by(ROWS) {
             let rows = ROWS.min(block.rows - row);
             // SAFETY: the caller's promise.
             unsafe {
                 let right = block.right.add(col * block.depth);
+                let ahead = next.wrapping_add(row / ROWS * part);
                 let result = block.result.add(row * block.result_stride + col);
                 for row in 0..rows {
                     let line = result.wrapping_add(row * block.result_stride);
@@ -126,24 +131,24 @@ unsafe fn tiles<V: Vector, const ROWS: usize, const VECTORS: usize>(block: &Bloc
                     Left::Panels(left) => {
                         let left = left.add(row * block.depth);
                         let value = |at: usize, row: usize| *left.add(at * ROWS + row);
-                        sums::<V, ROWS, VECTORS>(block.depth, value, right)
+                        sums::<V, ROWS, VECTORS>(block.depth, value, right, ahead)
                     }
                     // A tile that reaches beyond the last row reads that one again.
                     Left::Rows(left, stride) => {
                         let starts: [_; ROWS] =
                             std::array::from_fn(|index| left.add((row + index.min(rows - 1)) * stride));
                         let value = |at: usize, row: usize| *starts[row].add(at);
-                        sums::<V, ROWS, VECTORS>(block.depth, value, right)
+                        sums::<V, ROWS, VECTORS>(block.depth, value, right, ahead)
                     }
                     Left::Columns(left, stride) if rows == ROWS => {
                         let left = left.add(row);
                         let value = |at: usize, row: usize| *left.add(at * stride + row);
-                        sums::<V, ROWS, VECTORS>(block.depth, value, right)
+                        sums::<V, ROWS, VECTORS>(block.depth, value, right, ahead)
                     }
                     Left::Columns(left, stride) => {
                         let left = left.add(row);
                         let value = |at: usize, row: usize| *left.add(at * stride + row.min(rows - 1));
-                        sums::<V, ROWS, VECTORS>(block.depth, value, right)
+                        sums::<V, ROWS, VECTORS>(block.depth, value, right, ahead)
                     }
                 };
                 write_part(
@@ -163,17 +168,24 @@ unsafe fn tiles<V: Vector, const ROWS: usize, const VECTORS: usize>(block: &Bloc
     }
 }
 
-/// `left(at, row)` is the left operand's value at a place of the depth.
+/// Steps of the depth for which a line of what lies ahead is asked for: 11 left panels of 12 rows ask for all of a right
+/// panel and a third more; fewer get the first part of it.
+const STEPS_A_LINE: usize = 4;
+/// Values of a cache line.
+const LINE: usize = 16;
+
+/// `left(at, row)` is the left operand's value at a place of the depth. `ahead` may be any address: it is only fetched.
 #[inline(always)]
 unsafe fn sums<V: Vector, const ROWS: usize, const VECTORS: usize>(
     depth: usize,
     left: impl Fn(usize, usize) -> f32,
     right: *const f32,
+    ahead: *const f32,
 ) -> [[V; VECTORS]; ROWS] {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
-        for at in 0..depth {
+        let mut step = |at: usize| {
             let right = right.add(at * VECTORS * V::LANES);
             let columns: [V; VECTORS] = std::array::from_fn(|index| V::load(right.add(index * V::LANES)));
             for (row, sums) in sums.iter_mut().enumerate() {
@@ -182,6 +194,16 @@ unsafe fn sums<V: Vector, const ROWS: usize, const VECTORS: usize>(
                     *sum = sum.add_product(value, column);
                 }
             }
+        };
+        let whole = depth / STEPS_A_LINE * STEPS_A_LINE;
+        for start in (0..whole).step_by(STEPS_A_LINE) {
+            prefetch_near(ahead.wrapping_add(start / STEPS_A_LINE * LINE));
+            for at in start..start + STEPS_A_LINE {
+                step(at);
+            }
+        }
+        for at in whole..depth {
+            step(at);
         }
         sums
     }

@@ -7,6 +7,8 @@ mod kernel;
 mod pack;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 mod vector;
 
 use super::CpuBackend;

@@ -93,6 +93,11 @@ fn transpose(from: Matrix<'_>, stride: usize, rows: usize, len: usize, count: us
     assert!(rows > 0 && rows <= count && len * count <= to.len());
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: AVX-512 was detected; both matrices were checked to lie inside their slices.
+        return unsafe { avx512::transpose(from, stride, rows, len, count, to) };
+    }
+    #[cfg(target_arch = "x86_64")]
     if level() != Level::Plain {
         done = len / x86::SIDE * x86::SIDE;
         // SAFETY: AVX2 was detected; both matrices were checked to lie inside their slices.
@@ -240,6 +245,62 @@ mod x86 {
                 _mm256_permute2f128_ps::<0x31>(a, b)
             }
         })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use super::Matrix;
+    use crate::engine::cpu::matmul::transpose::{SIDE, square};
+    use std::arch::x86_64::{
+        __m512, __mmask16, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
+        _mm512_setzero_ps,
+    };
+
+    /// The first values of a register.
+    fn first(count: usize) -> __mmask16 {
+        if count < SIDE { (1 << count) - 1 } else { !0 }
+    }
+
+    /// `to[at, row] = from[row, at]`, square by square; `to` has `count` values from place to place.
+    ///
+    /// # Safety
+    /// Both matrices must be there, and AVX-512.
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+    pub(super) unsafe fn transpose(
+        from: Matrix<'_>,
+        stride: usize,
+        rows: usize,
+        len: usize,
+        count: usize,
+        to: &mut [f32],
+    ) {
+        let (values, to) = (from.values.as_ptr(), to.as_mut_ptr());
+        let addend = from
+            .addend
+            .map(|addend| (addend.values.as_ptr(), _mm512_set1_ps(addend.factor)));
+        for at in (0..len).step_by(SIDE) {
+            let places = SIDE.min(len - at);
+            for row in (0..rows).step_by(SIDE) {
+                let here = SIDE.min(rows - row);
+                let mut lines: [__m512; SIDE] = [_mm512_setzero_ps(); SIDE];
+                for (index, line) in lines.iter_mut().enumerate().take(here) {
+                    let start = (row + index) * stride + at;
+                    // SAFETY: the caller's promise, and the mask.
+                    *line = unsafe { _mm512_maskz_loadu_ps(first(places), values.add(start)) };
+                    if let Some((other, factor)) = addend {
+                        // SAFETY: as above.
+                        let other = unsafe { _mm512_maskz_loadu_ps(first(places), other.add(start)) };
+                        *line = _mm512_fmadd_ps(factor, other, *line);
+                    }
+                }
+                square(&mut lines);
+                for (index, line) in lines.iter().enumerate().take(places) {
+                    // SAFETY: as above.
+                    unsafe { _mm512_mask_storeu_ps(to.add((at + index) * count + row), first(here), *line) };
+                }
+            }
+        }
     }
 }
 

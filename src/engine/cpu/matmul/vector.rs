@@ -39,6 +39,19 @@ pub(super) fn prefetch(address: *const f32) {
     let _ = address;
 }
 
+/// Asks for a cache line that is read soon, but not yet, into the second-level cache. A hint, as [`prefetch`].
+#[inline(always)]
+pub(super) fn prefetch_near(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as for `prefetch`.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Vector;

@@ -4,6 +4,7 @@
 //! values of the depth the three parts, of each two tiles of 16 lines. In a left tile a row is a line; in a right one a row
 //! is two places of the depth, of which each line has its two values side by side.
 
+use super::super::transpose::square as transpose;
 use super::super::vector::prefetch;
 use super::{BLOCK, Matrix, PARTS, SIDE, STEP, first};
 use std::arch::x86_64::{
@@ -227,35 +228,6 @@ fn parts(values: __m512) -> [__m512i; PARTS] {
 fn rounded(values: __m512) -> __m512i {
     let bits = _mm512_add_epi32(_mm512_castps_si512(values), _mm512_set1_epi32(0x8000));
     _mm512_and_si512(bits, _mm512_set1_epi32(UPPER_HALF))
-}
-
-/// A square of values turned over.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
-fn transpose(rows: &mut [__m512; SIDE]) {
-    // Pairs of rows, then fours.
-    for four in rows.chunks_exact_mut(4) {
-        let (a, b, c, d) = (four[0], four[1], four[2], four[3]);
-        let low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
-        let low_next = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
-        let high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
-        let high_next = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
-        four[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, low_next));
-        four[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, low_next));
-        four[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, high_next));
-        four[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, high_next));
-    }
-    // Register 4 f + p has, in quarter q, place 4 q + p of rows 4 f to 4 f + 3.
-    let fours = *rows;
-    for place in 0..4 {
-        let (a, b, c, d) = (fours[place], fours[4 + place], fours[8 + place], fours[12 + place]);
-        let (even, even_next) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d));
-        let (odd, odd_next) = (_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d));
-        rows[place] = _mm512_shuffle_f32x4::<0x88>(even, even_next);
-        rows[8 + place] = _mm512_shuffle_f32x4::<0xdd>(even, even_next);
-        rows[4 + place] = _mm512_shuffle_f32x4::<0x88>(odd, odd_next);
-        rows[12 + place] = _mm512_shuffle_f32x4::<0xdd>(odd, odd_next);
-    }
 }
 
 #[cfg(test)]
