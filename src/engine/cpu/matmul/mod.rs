@@ -28,6 +28,8 @@ const RIGHT_COLS: usize = 1536;
 /// To pack a left value costs as much as to multiply it with some 20 right ones. Up to so many columns it is read where
 /// it lies, although that is slower by a twentieth.
 const FEW_COLS: usize = 320;
+/// The same for one whose rows lie side by side, and which is deep: every place of the depth is a line of memory of its own.
+const FEW_COLS_DEEP: usize = 64;
 /// Results of fewer rows are left to the `gemm` crate.
 const FEW_ROWS: usize = 16;
 
@@ -382,7 +384,12 @@ unsafe fn unit_product(
         .next_multiple_of(tile.rows)
         .min(rows.len().next_multiple_of(tile.rows));
     let cols_each = RIGHT_COLS.min(cols.len().next_multiple_of(tile.cols));
-    let packs_left = cols.len() > FEW_COLS || a.addend.is_some() || (a.col_stride != 1 && a.row_stride != 1);
+    let few_cols = if a.row_stride == 1 && k > DEPTH {
+        FEW_COLS_DEEP
+    } else {
+        FEW_COLS
+    };
+    let packs_left = cols.len() > few_cols || a.addend.is_some() || (a.col_stride != 1 && a.row_stride != 1);
     with_scratch(if packs_left { rows_each * depth_each } else { 0 }, |space| {
         with_scratch(cols_each * depth_each, |right| {
             for first_col in cols.clone().step_by(cols_each) {
