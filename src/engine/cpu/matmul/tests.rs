@@ -36,6 +36,7 @@ fn products_agree_with_f64_at_ragged_sizes() {
         (13, 321, 40),
         (47, 400, 257),
         (100, 20, 600),
+        (13, 100, 600),
         (1030, 7, 19),
     ];
     for (m, n, k) in sizes {
