@@ -19,8 +19,8 @@ mod judgement;
 mod together;
 mod whisper;
 
-pub use ctc_head::CtcHeadError;
 use ctc_head::AttachedHead;
+pub use ctc_head::CtcHeadError;
 use judgement::judge;
 use together::check_finite;
 use whisper::OnBackend;
@@ -316,8 +316,7 @@ impl Recognizer {
                 let head = self.head.as_ref().filter(|_| config.is_through_ctc_head());
                 let head = head.map(AttachedHead::on_cpu).transpose()?;
                 let model = model.clone();
-                let decoder =
-                    WhisperDecoder::with_ctc_head(&backend, model, config, generation, decoding, head)?;
+                let decoder = WhisperDecoder::with_ctc_head(&backend, model, config, generation, decoding, head)?;
                 Some(Box::new(OnBackend { backend, decoder }))
             }
         };

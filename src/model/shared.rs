@@ -39,10 +39,17 @@ impl std::fmt::Display for Apart {
             Self::Input([first, second]) => write!(out, "one hears {}, the other {}", hears(first), hears(second)),
             Self::Shape { tensor, shapes } => match shapes.iter().any(Vec::is_empty) {
                 true => write!(out, "only one of them has a tensor `{tensor}`"),
-                false => write!(out, "`{tensor}` is {:?} in one and {:?} in the other", shapes[0], shapes[1]),
+                false => write!(
+                    out,
+                    "`{tensor}` is {:?} in one and {:?} in the other",
+                    shapes[0], shapes[1]
+                ),
             },
             Self::Values { tensor, difference } => {
-                write!(out, "`{tensor}` differs by up to {difference:.1e}, more than rounding explains")
+                write!(
+                    out,
+                    "`{tensor}` differs by up to {difference:.1e}, more than rounding explains"
+                )
             }
         }
     }
@@ -64,7 +71,11 @@ pub fn shared_layers<B: Backend>(backend: &B, first: &CtcModel<B>, second: &CtcM
         weights: model.weights(),
         prefix: model.config().names().encoder,
     });
-    let layers = encoders.iter().map(|encoder| encoder.weights.layers()).min().unwrap_or(0);
+    let layers = encoders
+        .iter()
+        .map(|encoder| encoder.weights.layers())
+        .min()
+        .unwrap_or(0);
     encoders[0].compare(&encoders[1], backend, |place| !matches!(place, Place::Layer(_)))?;
     for layer in 0..=layers {
         match encoders[0].compare(&encoders[1], backend, |place| place == Place::Layer(layer)) {
@@ -102,7 +113,9 @@ impl<B: Backend> Encoder<'_, B> {
         let (ours, theirs) = (self.tensors(&of), other.tensors(&of));
         let lonely = |these: &[(&str, &NamedTensor)], those: &[(&str, &NamedTensor)]| {
             let mut these = these.iter();
-            these.find(|(name, _)| those.iter().all(|(other, _)| name != other)).map(|(name, _)| name.to_string())
+            these
+                .find(|(name, _)| those.iter().all(|(other, _)| name != other))
+                .map(|(name, _)| name.to_string())
         };
         if let Some(tensor) = lonely(&ours, &theirs).or_else(|| lonely(&theirs, &ours)) {
             let shapes = [Vec::new(), Vec::new()];

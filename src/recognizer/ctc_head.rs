@@ -124,7 +124,12 @@ impl Recognizer {
         };
         let [window, most] = models.map(|model| model.config().most_input_values() / bands);
         if most < window {
-            return Err(CtcHeadError::TooShort { head: name(), most, window }.into());
+            return Err(CtcHeadError::TooShort {
+                head: name(),
+                most,
+                window,
+            }
+            .into());
         }
         Ok(Self {
             head: Some(AttachedHead {

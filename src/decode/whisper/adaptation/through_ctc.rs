@@ -50,7 +50,11 @@ impl<B: DecoderBackend> Descent<'_, B> {
             said.then_some(objective.entropy as f32)
         };
         let outcome = &mut self.outcome;
-        outcome.losses = episode.objectives.iter().map(|objective| objective.loss as f32).collect();
+        outcome.losses = episode
+            .objectives
+            .iter()
+            .map(|objective| objective.loss as f32)
+            .collect();
         outcome.entropy_before = episode.first.as_ref().and_then(entropy);
         outcome.entropy_after = episode.last.as_ref().and_then(entropy);
         outcome.rollbacks = episode.rollbacks;
