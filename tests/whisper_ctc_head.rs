@@ -302,6 +302,13 @@ fn what_cannot_be_carried_over_is_refused() {
     let alone = Recognizer::from_dir(&root.path().join("whisper")).unwrap();
     let error = alone.session(&config, 1).err().unwrap();
     assert!(matches!(error, Error::CtcHead(CtcHeadError::Another)), "{error}");
+    // A server's client may ask for no adaptation with the rest of the settings as they are.
+    let none = AdaptationConfig {
+        method: Method::None,
+        ..config
+    };
+    let plain = transcribe(&alone, &AdaptationConfig::none());
+    assert_eq!(tokens(&transcribe(&recognizer, &none)), tokens(&plain));
     // Beside a CTC head the Whisper can still be adapted by its own text.
     let own = AdaptationConfig {
         method: Method::Suta,
@@ -408,8 +415,8 @@ fn the_command_adapts_through_a_ctc_head_and_says_what_is_wrong() {
         .assert()
         .success();
     let json: serde_json::Value = serde_json::from_slice(&ended.get_output().stdout).unwrap();
-    assert_eq!(json["segments"][0]["steps"], 2, "{json}");
-    assert_eq!(json["segments"][0]["losses"].as_array().map(Vec::len), Some(2));
+    assert_eq!(json["utterances"][0]["steps"], 2, "{json}");
+    assert_eq!(json["utterances"][0]["losses"].as_array().map(Vec::len), Some(2));
     for (options, says) in [
         (
             ["--adapt", "dsuta", "--ctc-head", "tiny.en-ctc"],

@@ -48,7 +48,7 @@ pub enum CtcHeadError {
     Method,
     /// Tensors that cannot be carried over.
     #[error(
-        "through a CTC head norms and biases move, which both models store alike, not weights: choose --parameters layer-norm (what was measured), layer-norm+conv-bias, bias or bias+layer-norm"
+        "through a CTC head norms and biases are carried over, not weights, which the two models may store with different roundings: choose --parameters layer-norm (what was measured), layer-norm+conv-bias, bias or bias+layer-norm"
     )]
     Parameters,
     /// Settings that have no meaning.

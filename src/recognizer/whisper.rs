@@ -26,7 +26,7 @@ impl Recognizer {
             config.method,
             Method::Suta | Method::Sdpl | Method::SequenceEntropy | Method::Csuta | Method::Dsuta | Method::Replay
         );
-        if config.is_through_ctc_head() {
+        if config.method != Method::None && config.is_through_ctc_head() {
             return self.check_through_ctc_head(config);
         }
         let plain = config.stop_when_settled.is_none() && config.skip_confident.is_none() && !config.safeguard;
