@@ -239,7 +239,7 @@ fn models_that_share_nothing_are_refused_by_the_first_difference() {
     assert_eq!(above.shared_layers(), Some(1));
     let other = Recognizer::from_dir(&repository("tests/data/goldens/whisper-ctc-tiny")).unwrap();
     let error = above.with_ctc_head(&other).err().unwrap();
-    assert!(error.to_string().contains("[48, 32]"), "{error}");
+    assert!(error.to_string().contains("2 attention heads"), "{error}");
     let wav2vec2 = Recognizer::from_dir(&repository("tests/data/goldens/wav2vec2-base")).unwrap();
     let error = above.with_ctc_head(&wav2vec2).err().unwrap();
     assert!(error.to_string().contains("waveform"), "{error}");

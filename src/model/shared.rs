@@ -13,6 +13,8 @@ const SLACK: f32 = 1.0 + 1e-4;
 pub enum Apart {
     /// They hear different things.
     Input([Input; 2]),
+    /// Their attention is cut into different numbers of heads.
+    Heads([usize; 2]),
     /// One of them has no such tensor, or has it in another shape.
     Shape {
         /// Its name behind the encoder's.
@@ -37,6 +39,7 @@ impl std::fmt::Display for Apart {
         };
         match self {
             Self::Input([first, second]) => write!(out, "one hears {}, the other {}", hears(first), hears(second)),
+            Self::Heads([first, second]) => write!(out, "one has {first} attention heads, the other {second}"),
             Self::Shape { tensor, shapes } => match shapes.iter().any(Vec::is_empty) {
                 true => write!(out, "only one of them has a tensor `{tensor}`"),
                 false => write!(
@@ -66,6 +69,10 @@ pub fn shared_layers<B: Backend>(backend: &B, first: &CtcModel<B>, second: &CtcM
     let is_log_mel = matches!(inputs[0], Input::LogMel { .. });
     if inputs[0] != inputs[1] || !is_log_mel {
         return Err(Apart::Input(inputs));
+    }
+    let heads = [first, second].map(|model| model.config().transformer.heads);
+    if heads[0] != heads[1] {
+        return Err(Apart::Heads(heads));
     }
     let encoders = [first, second].map(|model| Encoder {
         weights: model.weights(),
