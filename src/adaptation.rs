@@ -91,6 +91,10 @@ pub struct WhisperAdaptation {
     pub guard: bool,
     /// Seed of what is drawn.
     pub seed: u64,
+    /// The identity of the CTC model that the encoder's lowest layers are adapted through, in place of the Whisper's own
+    /// text; see [`crate::Recognizer::with_ctc_head`]. Nothing of the decoder moves then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctc_head: Option<String>,
 }
 
 impl Default for WhisperAdaptation {
@@ -100,6 +104,7 @@ impl Default for WhisperAdaptation {
             samples: 4,
             guard: true,
             seed: 0,
+            ctc_head: None,
         }
     }
 }
@@ -427,5 +432,25 @@ impl AdaptationConfig {
             whisper: Some(WhisperAdaptation::default()),
             ..Self::paper()
         }
+    }
+
+    /// SUTA on a CTC model that shares its lowest layers with a Whisper, for [`crate::Recognizer::with_ctc_head`]: with the
+    /// settings chosen for the CTC model, but that layer norms alone move.
+    pub(crate) fn through_ctc_head(of_ctc_model: Self, identity: &str) -> Self {
+        Self {
+            method: Method::Suta,
+            parameters: ParameterChoice::LayerNorm,
+            whisper: Some(WhisperAdaptation {
+                half: Half::Encoder,
+                ctc_head: Some(identity.to_string()),
+                ..WhisperAdaptation::default()
+            }),
+            ..of_ctc_model
+        }
+    }
+
+    /// Whether a Whisper is adapted through a CTC model.
+    pub fn is_through_ctc_head(&self) -> bool {
+        self.whisper.as_ref().is_some_and(|whisper| whisper.ctc_head.is_some())
     }
 }

@@ -22,7 +22,7 @@ pub use adaptation::{
 };
 pub use device::Device;
 pub use model::{Bundled, ModelSource};
-pub use recognizer::{Error, ModelInfo, Recognizer, Session};
+pub use recognizer::{CtcHeadError, Error, ModelInfo, Recognizer, Session};
 pub use transcript::{Carried, Emitted, Guard, ResetReason, Stopped, Trace, Transcript, Utterance, Word};
 
 /// This crate's version.

@@ -7,17 +7,20 @@ use crate::decode::{Hypothesis, greedy};
 use crate::device::{Device, PlacedModel, Worker};
 use crate::engine::cpu::CpuBackend;
 use crate::engine::{EngineError, ObjectiveValue};
-use crate::model::checkpoint::{Checkpoint, Overlay};
+use crate::model::checkpoint::{Checkpoint, Overlay, Stored};
 use crate::model::{Bundled, CtcModel, Generation, Input, ModelError, ModelFiles, ModelSource, Preset, Vocabulary};
 use crate::{AdaptationConfig, Trace, Transcript, Utterance, Word};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+mod ctc_head;
 mod judgement;
 mod together;
 mod whisper;
 
+use ctc_head::AttachedHead;
+pub use ctc_head::CtcHeadError;
 use judgement::judge;
 use together::check_finite;
 use whisper::OnBackend;
@@ -64,6 +67,9 @@ pub enum Error {
         "this version captions live speech with CTC models: use one (`-m tiny.en-ctc` is bundled), or put a CTC head beside the Whisper (ctc_head.safetensors)"
     )]
     NotLive,
+    /// A CTC model that a Whisper cannot be adapted through, or not so.
+    #[error(transparent)]
+    CtcHead(#[from] CtcHeadError),
     /// A stream cannot go on from a state.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -125,6 +131,7 @@ enum Writer {
 #[derive(Clone)]
 pub struct Recognizer {
     loaded: Arc<Loaded>,
+    head: Option<AttachedHead>,
 }
 
 impl Recognizer {
@@ -187,6 +194,7 @@ impl Recognizer {
             },
         };
         Ok(Self {
+            head: None,
             loaded: Arc::new(Loaded {
                 info,
                 preset,
@@ -209,11 +217,13 @@ impl Recognizer {
     }
 
     /// SUTA with the settings chosen for this model on data (its adaptation.json), or the paper's where nobody chose. A
-    /// Whisper that writes with its decoder is not adapted unless a method is asked for; these are its settings then.
+    /// Whisper that writes with its decoder is not adapted unless a method is asked for; these are its settings then. With
+    /// a CTC head it is, through that.
     pub fn default_adaptation(&self) -> AdaptationConfig {
-        match self.loaded.writer {
-            Writer::Ctc(_) => self.loaded.preset.adaptation(),
-            Writer::Whisper(_) => AdaptationConfig::whisper(),
+        match (&self.loaded.writer, &self.head) {
+            (_, Some(head)) => head.adaptation(),
+            (Writer::Ctc(_), _) => self.loaded.preset.adaptation(),
+            (Writer::Whisper(_), _) => AdaptationConfig::whisper(),
         }
     }
 
@@ -303,7 +313,10 @@ impl Recognizer {
             Writer::Whisper(generation) => {
                 let (backend, model) = (CpuBackend::new(threads)?, self.model_on_cpu()?);
                 let (generation, decoding) = (generation.clone(), decoding.clone());
-                let decoder = WhisperDecoder::new(&backend, model.clone(), config, generation, decoding)?;
+                let head = self.head.as_ref().filter(|_| config.is_through_ctc_head());
+                let head = head.map(AttachedHead::on_cpu).transpose()?;
+                let model = model.clone();
+                let decoder = WhisperDecoder::with_ctc_head(&backend, model, config, generation, decoding, head)?;
                 Some(Box::new(OnBackend { backend, decoder }))
             }
         };
@@ -331,6 +344,10 @@ impl Recognizer {
 impl Checkpoint for Arc<LoadedProfile> {
     fn shape(&self, name: &str) -> Option<&[usize]> {
         self.checkpoint.shape(name)
+    }
+
+    fn storage(&self, name: &str) -> Stored {
+        self.checkpoint.storage(name)
     }
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {

@@ -251,6 +251,7 @@ fn what_lies_below_the_adapted_layers_is_computed_once() {
         let selection = Selection {
             choice: ParameterChoice::LayerNorm,
             top_layers,
+            lowest_layers: None,
             compatibility: Compatibility::None,
             half: aurist::Half::Both,
         };

@@ -259,6 +259,7 @@ fn passes(
     let selection = Selection {
         choice: ParameterChoice::All,
         top_layers: None,
+        lowest_layers: None,
         compatibility: Compatibility::None,
         half: aurist::Half::Both,
     };

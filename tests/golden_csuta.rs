@@ -17,6 +17,7 @@ fn three_utterances_follow_pytorch() {
     let selection = Selection {
         choice: ParameterChoice::LayerNormAndFeature,
         top_layers: None,
+        lowest_layers: None,
         compatibility: Compatibility::None,
         half: aurist::Half::Both,
     };

@@ -242,6 +242,7 @@ fn the_optimisers_duplicates_are_those_of_the_published_list() {
         let selection = Selection {
             choice: ParameterChoice::LayerNormAndFeature,
             top_layers: None,
+            lowest_layers: None,
             compatibility: Compatibility::Suta,
             half: aurist::Half::Both,
         };

@@ -4,7 +4,7 @@
 use super::moves::{Moves, OnStore, States};
 use super::policy::{Policy, PolicyState};
 use super::stepper::{Bench, Stepper};
-use super::{AdaptedParameters, Snapshot, greedy_labels};
+use super::{AdaptedParameters, Selection, Snapshot, greedy_labels};
 use crate::engine::{Backend, EngineError, ObjectiveValue};
 use crate::model::CtcModel;
 use crate::{AdaptationConfig, Carried, Guard, Method, Settled, Stopped};
@@ -82,7 +82,21 @@ impl Settling {
 impl<B: Backend> Adapter<B> {
     /// Memory for the store; the arena grows with the first utterances.
     pub fn new(backend: &B, model: Arc<CtcModel<B>>, config: &AdaptationConfig) -> Result<Self, EngineError> {
-        let mut bench = Bench::new(backend, model, config)?;
+        Self::of_lowest_layers(backend, model, config, None)
+    }
+
+    /// The same where only what lies in so many layers at the bottom moves.
+    pub fn of_lowest_layers(
+        backend: &B,
+        model: Arc<CtcModel<B>>,
+        config: &AdaptationConfig,
+        lowest_layers: Option<usize>,
+    ) -> Result<Self, EngineError> {
+        let selection = Selection::of(config).map(|selection| Selection {
+            lowest_layers,
+            ..selection
+        });
+        let mut bench = Bench::new(backend, model, config, selection)?;
         Ok(Self {
             config: config.clone(),
             last_good: bench.parameters.snapshot(backend)?,

@@ -15,6 +15,9 @@ pub struct Selection {
     pub choice: ParameterChoice,
     /// Only what lies in this many layers at the top, or above them.
     pub top_layers: Option<usize>,
+    /// Only what lies in this many layers of the encoder at the bottom (a norm above the last layer counts as one more),
+    /// or below them: what a Whisper shares with the CTC model that it is adapted through.
+    pub lowest_layers: Option<usize>,
     /// Whether a tensor moves as often a step as a published optimiser lists it.
     pub compatibility: Compatibility,
     /// Of a model with a decoder, what moves; where a CTC head writes there is none.
@@ -27,6 +30,7 @@ impl Selection {
         (config.planned_steps() > 0).then(|| Self {
             choice: config.parameters,
             top_layers: config.top_layers,
+            lowest_layers: None,
             compatibility: config.compatibility,
             half: config.whisper.as_ref().map_or(Half::Both, |whisper| whisper.half),
         })
@@ -57,12 +61,17 @@ impl Selection {
             (Some(top), Place::Decoder(layer)) => layer + top >= decoder_layers,
             (Some(_), Place::Feature | Place::Encoder) => false,
         };
+        let low_enough = match (self.lowest_layers, tensor.place) {
+            (None, _) | (_, Place::Feature | Place::Encoder) => true,
+            (Some(lowest), Place::Layer(layer)) => layer < lowest,
+            (Some(_), Place::Head | Place::Decoder(_)) => false,
+        };
         let in_half = match (self.half, tensor.place) {
             (Half::Both, _) => true,
             (half, Place::Decoder(_)) => half == Half::Decoder,
             (half, _) => half == Half::Encoder,
         };
-        tensor.kind != Kind::Fixed && chosen && high_enough && in_half
+        tensor.kind != Kind::Fixed && chosen && high_enough && low_enough && in_half
     }
 
     /// How often a tensor is updated a step. SUTA's published optimiser lists a tensor once for each module of the

@@ -43,10 +43,14 @@ pub(super) struct Passes {
 }
 
 impl<B: Backend> Bench<B> {
-    /// Memory for the store; the arena grows with the first utterances.
-    pub(super) fn new(backend: &B, model: Arc<CtcModel<B>>, config: &AdaptationConfig) -> Result<Self, EngineError> {
+    /// Memory for the store of what is selected; the arena grows with the first utterances.
+    pub(super) fn new(
+        backend: &B,
+        model: Arc<CtcModel<B>>,
+        config: &AdaptationConfig,
+        selection: Option<Selection>,
+    ) -> Result<Self, EngineError> {
         let steps = config.planned_steps();
-        let selection = Selection::of(config);
         let parameters = AdaptedParameters::new(backend, model.weights().clone(), selection)?;
         let lowest = model.lowest_adapted_stage(&parameters);
         Ok(Self {

@@ -1,6 +1,6 @@
 //! `aurist serve`: transcription over HTTP and live captions over WebSocket.
 
-use super::transcribe::load_model;
+use super::transcribe::{load_model, with_ctc_head};
 use super::{Exit, Failure, tell};
 use crate::serve::{Patience, ServeConfig, serve};
 use crate::{Bundled, Device};
@@ -34,6 +34,11 @@ pub(super) struct Arguments {
     /// Start every utterance from the speaker's or room's profile in FILE, made with --save-adapted.
     #[arg(long, value_name = "FILE")]
     load_adapted: Option<PathBuf>,
+
+    /// Of a Whisper: the CTC model, made of its encoder, that it is adapted through (`aurist transcribe --help`); requests
+    /// that choose no method are then adapted to so.
+    #[arg(long, value_name = "DIR|NAME")]
+    ctc_head: Option<PathBuf>,
 
     /// Address to listen on. Any but this machine's own (127.0.0.1, ::1) needs --api-key or --no-auth.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
@@ -121,6 +126,7 @@ pub(super) fn run(typed: Arguments) -> Result<Exit, Failure> {
         typed.load_adapted.as_deref(),
         Device::Cpu,
     )?;
+    let recognizer = with_ctc_head(recognizer, typed.ctc_head.as_deref())?;
     let config = ServeConfig {
         address: SocketAddr::new(typed.host, typed.port),
         api_key,

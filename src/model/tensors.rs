@@ -1,7 +1,7 @@
 //! A model's tensors in one flat buffer, and what each of them is.
 
 use super::ModelError;
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, Stored};
 use crate::engine::Backend;
 use std::ops::Range;
 
@@ -75,6 +75,8 @@ pub struct NamedTensor {
     pub range: Range<usize>,
     /// Their order.
     pub layout: Layout,
+    /// How the checkpoint stores them.
+    pub storage: Stored,
 }
 
 impl NamedTensor {
@@ -239,6 +241,7 @@ impl<'a> WeightsBuilder<'a> {
                         operand: id,
                         range: from..from + values.len(),
                         layout: *layout,
+                        storage: self.checkpoint.storage(name),
                     });
                     self.values.extend(values);
                 }

@@ -26,6 +26,9 @@ impl Recognizer {
             config.method,
             Method::Suta | Method::Sdpl | Method::SequenceEntropy | Method::Csuta | Method::Dsuta | Method::Replay
         );
+        if config.method != Method::None && config.is_through_ctc_head() {
+            return self.check_through_ctc_head(config);
+        }
         let plain = config.stop_when_settled.is_none() && config.skip_confident.is_none() && !config.safeguard;
         let only_whisper = config.method == Method::SequenceEntropy || config.whisper.is_some();
         match self.loaded.writer {
@@ -160,6 +163,8 @@ fn utterance(segment: Segment, offset: f64, rate: f64) -> Utterance {
         entropy_after: adaptation.entropy_after,
         losses: adaptation.losses,
         steps: adaptation.steps,
+        rollbacks: adaptation.rollbacks,
+        stopped: adaptation.stopped,
         forwards: adaptation.forwards,
         backwards: adaptation.backwards,
         guard: adaptation.guard,
@@ -218,6 +223,8 @@ fn joined(transcript: Transcript, start: f64) -> Utterance {
     for utterance in transcript.utterances {
         joined.words.extend(utterance.words);
         joined.steps = joined.steps.max(utterance.steps);
+        joined.rollbacks += utterance.rollbacks;
+        joined.stopped = joined.stopped.or(utterance.stopped);
         joined.forwards += utterance.forwards;
         joined.backwards += utterance.backwards;
         joined.guard = joined.guard.or(utterance.guard);

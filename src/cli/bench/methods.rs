@@ -4,6 +4,7 @@ use crate::AdaptationConfig;
 use crate::cli::Failure;
 use crate::cli::transcribe::{AdaptationArguments, adaptation};
 use clap::Parser;
+use std::path::Path;
 
 /// Its options are those of `aurist transcribe`, so that both commands mean the same by them.
 #[derive(Debug, Parser)]
@@ -68,6 +69,11 @@ impl MethodSpec {
             }
         }
         Ok(methods)
+    }
+
+    /// The CTC model that the method adapts a Whisper through, as typed.
+    pub(super) fn head(&self) -> Option<&Path> {
+        self.typed.ctc_head.as_deref()
     }
 
     /// The settings for a model with these defaults.

@@ -4,7 +4,7 @@ use super::arguments::RunArguments;
 use super::methods::{MethodSpec, is_episodic};
 use crate::audio::mix::{Condition, Mixer, MixerCompatibility, NamedStream, Prepared, StreamPlan};
 use crate::cli::Failure;
-use crate::cli::transcribe::load_model;
+use crate::cli::transcribe::{load_model, with_ctc_head};
 use crate::decode::whisper::DecodingOptions;
 use crate::eval::testset::{TestSet, TestSetOptions, TestUtterance};
 use crate::{AdaptationConfig, Bundled, Device, Recognizer};
@@ -20,6 +20,8 @@ const KEPT_STEPS: [usize; 8] = [0, 1, 3, 5, 10, 20, 50, 100];
 pub(super) struct Plan {
     pub(super) models: Vec<Recognizer>,
     pub(super) methods: Vec<MethodSpec>,
+    /// Per model, per method: the model, with the CTC head that the method adapts it through.
+    pub(super) recognizers: Vec<Vec<Recognizer>>,
     /// Per model, per method.
     pub(super) settings: Vec<Vec<AdaptationConfig>>,
     pub(super) sets: Vec<TestSet>,
@@ -106,26 +108,34 @@ impl Plan {
         }
         tell_apart(&mut lanes);
         let models = models(&typed.model)?;
-        let settings: Vec<Vec<AdaptationConfig>> = models
-            .iter()
-            .map(|model| {
-                methods
-                    .iter()
-                    .map(|method| method.settings(model.default_adaptation()))
-                    .collect()
-            })
-            .collect();
-        for (model, settings) in models.iter().zip(&settings) {
-            for (method, config) in methods.iter().zip(settings) {
-                model.check_adaptation(config).map_err(|error| {
+        let (mut recognizers, mut settings) = (Vec::with_capacity(models.len()), Vec::with_capacity(models.len()));
+        for model in &models {
+            let mut ready: Vec<Recognizer> = Vec::with_capacity(methods.len());
+            for (index, method) in methods.iter().enumerate() {
+                // Methods through one CTC head share it.
+                let alike = methods[..index].iter().position(|other| other.head() == method.head());
+                ready.push(match alike {
+                    Some(other) => ready[other].clone(),
+                    None => with_ctc_head(model.clone(), method.head())?,
+                });
+            }
+            let configs = methods.iter().zip(&ready);
+            let configs: Vec<_> = configs
+                .map(|(method, recognizer)| method.settings(recognizer.default_adaptation()))
+                .collect();
+            for ((method, recognizer), config) in methods.iter().zip(&ready).zip(&configs) {
+                recognizer.check_adaptation(config).map_err(|error| {
                     Failure::usage(format_args!("{}: method {}: {error}", model.info().name, method.name))
                 })?;
             }
+            recognizers.push(ready);
+            settings.push(configs);
         }
         let contents = contents(&sets);
         Ok(Self {
             models,
             methods,
+            recognizers,
             settings,
             sets,
             contents,

@@ -230,7 +230,7 @@ impl Worker {
             self.session = None;
             let config = &plan.settings[task.model][task.method];
             // One thread: the order of sums, and so the result, does not depend on how many there are.
-            let mut session = plan.models[task.model]
+            let mut session = plan.recognizers[task.model][task.method]
                 .decoding_session(config, &plan.decoding, 1)
                 .map_err(|error| error.to_string())?;
             session.trace_steps(&kept_steps(config));

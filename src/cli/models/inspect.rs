@@ -221,6 +221,7 @@ fn adapted(
     let selection = Selection {
         choice,
         top_layers: None,
+        lowest_layers: None,
         compatibility: Compatibility::Suta,
         half: Half::Both,
     };

@@ -162,6 +162,12 @@ pub(in crate::cli) struct AdaptationArguments {
     #[arg(long)]
     pub(super) no_guard: bool,
 
+    /// Whisper: adapt it through a CTC model made of its encoder: a directory or a name, as for -m. suta moves the layer norms of
+    /// the layers that both share, by the CTC model's objective and settings, and the Whisper writes with them; tiny.en-ctc
+    /// is for tiny.en. Implies --adapt suta.
+    #[arg(long, value_name = "DIR|NAME", conflicts_with_all = ["half", "samples", "top_layers", "compat", "paper"])]
+    pub(in crate::cli) ctc_head: Option<PathBuf>,
+
     /// Keep a published implementation's quirks. suta: its optimiser lists the feature extractor's tensors two to
     /// five times, for as many updates a step; sdpl's softmax runs over time. dsuta: its optimiser's list.
     #[arg(long, value_name = "WHOSE", hide_possible_values = true)]
@@ -231,6 +237,7 @@ impl AdaptationArguments {
             ("--stream-by", self.stream_by.is_some()),
             ("--manifest", self.manifest.is_some()),
             ("--save-adapted", self.save_adapted.is_some()),
+            ("--ctc-head", self.ctc_head.is_some()),
         ];
         if let Some((option, _)) = others.iter().find(|(_, given)| *given) {
             return Err(Failure::usage(format_args!("{option} is for `aurist transcribe`")));

@@ -21,5 +21,5 @@ pub(super) use outputs::lock;
 pub(super) use progress::{BAR_UNITS, bar, clock, event};
 pub(super) use queue::Queue;
 pub(super) use run::run;
-pub(super) use settings::{adaptation, load_model};
+pub(super) use settings::{adaptation, load_model, with_ctc_head};
 pub(super) use worker::{describe_panic, quiet_panics};

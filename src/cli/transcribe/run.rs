@@ -57,6 +57,7 @@ fn go(typed: Arguments, progress: &mut Progress) -> Result<Exit, Failure> {
     };
     let profile = settings.adaptation.load_adapted.as_deref();
     let recognizer = settings::load_model(settings.model.as_deref(), Bundled::TinyEn, profile, settings.device)?;
+    let recognizer = settings::with_ctc_head(recognizer, settings.adaptation.ctc_head.as_deref())?;
     settings::check_model(&recognizer, &settings.adaptation, &settings.decoding)?;
     let decoding = settings.decoding.options();
     let (events, incoming) = channel();

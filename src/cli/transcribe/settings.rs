@@ -222,7 +222,7 @@ pub(super) fn check_model(
     recognizer.check_adaptation(&config).map_err(Failure::usage)?;
     if recognizer.is_whisper() {
         // Not silently without: who types these wants a CTC model adapted.
-        let wants_ctc = adaptation.paper || adaptation.fast;
+        let wants_ctc = adaptation.paper || adaptation.fast && adaptation.ctc_head.is_none();
         let saves = adaptation.save_adapted.is_some() && config.method != Method::None;
         return match wants_ctc || saves {
             true => Err(Failure::usage(crate::Error::NotAdaptable)),
@@ -255,6 +255,7 @@ pub(super) fn idle_options(typed: &AdaptationArguments, method: Method) -> Vec<&
         ("--half", typed.half.is_some()),
         ("--samples", typed.samples.is_some()),
         ("--no-guard", typed.no_guard),
+        ("--ctc-head", typed.ctc_head.is_some()),
         ("--compat", typed.compat.is_some()),
         ("--paper", typed.paper),
         ("--fast", typed.fast),
@@ -299,6 +300,15 @@ pub(in crate::cli) fn load_model(
         Error::Model(ModelError::Engine(EngineError::NoGpu(_))) => Failure::failed(error),
         _ => Failure::failed(format_args!("{source}: {error}")),
     })
+}
+
+/// The model with the CTC model beside it that was asked for with --ctc-head.
+pub(in crate::cli) fn with_ctc_head(recognizer: Recognizer, typed: Option<&Path>) -> Result<Recognizer, Failure> {
+    let Some(typed) = typed else {
+        return Ok(recognizer);
+    };
+    let head = load_model(Some(typed), Bundled::TinyEnCtc, None, Device::Cpu)?;
+    recognizer.with_ctc_head(&head).map_err(Failure::usage)
 }
 
 #[cfg(test)]

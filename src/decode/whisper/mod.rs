@@ -11,7 +11,7 @@ mod sequential;
 mod window;
 mod words;
 
-pub use adaptation::{Evidence, WindowAdaptation};
+pub use adaptation::{CtcHead, Evidence, WindowAdaptation};
 pub use options::{DecodingOptions, Task};
 pub use sequential::Segment;
 pub use window::compression_ratio;
@@ -106,10 +106,22 @@ impl<B: DecoderBackend> WhisperDecoder<B> {
         generation: Arc<Generation>,
         options: DecodingOptions,
     ) -> Result<Self, DecodingError> {
+        Self::with_ctc_head(backend, model, config, generation, options, None)
+    }
+
+    /// The same where what is adapted is adapted through a CTC model.
+    pub fn with_ctc_head(
+        backend: &B,
+        model: Arc<CtcModel<B>>,
+        config: &AdaptationConfig,
+        generation: Arc<Generation>,
+        options: DecodingOptions,
+        head: Option<CtcHead<B>>,
+    ) -> Result<Self, DecodingError> {
         let Input::LogMel { bands } = model.input() else {
             return Err(DecodingError::NoDecoder);
         };
-        let mut network = Network::new(backend, model, config, &options)?;
+        let mut network = Network::new(backend, model, config, &options, head)?;
         let policy = network.with_descent(backend, &generation, |descent| Policy::new(config, descent));
         Ok(Self {
             policy: policy.transpose()?.unwrap_or(Policy::Episodic),

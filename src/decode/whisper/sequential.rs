@@ -287,7 +287,7 @@ impl<B: DecoderBackend> Transcriber<'_, B> {
                 written,
                 self.policy,
                 &mut recording.rng,
-            );
+            )?;
         }
         let offset = seek as f64 / FRAMES_PER_SECOND;
         let mut split = split_by_timestamps(&decoded.tokens, tokenizer.timestamp_begin(), offset, size);

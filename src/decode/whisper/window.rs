@@ -1,7 +1,7 @@
 //! Windows of 30 s, one or several side by side: the encoder, the prompts, and a search at one temperature after the
 //! other until its result passes the thresholds.
 
-use super::adaptation::Adaptation;
+use super::adaptation::{Adaptation, CtcHead};
 use super::prompt::Prompt;
 use super::rules::Rules;
 use super::search::{Found, Next, Running, Search, Steps, run_together};
@@ -74,14 +74,20 @@ impl<B: DecoderBackend> Network<B> {
         model: Arc<CtcModel<B>>,
         config: &AdaptationConfig,
         options: &DecodingOptions,
+        head: Option<CtcHead<B>>,
     ) -> Result<Self, DecodingError> {
         let Input::LogMel { bands } = model.input() else {
             return Err(DecodingError::NoDecoder);
         };
         let values = model.config().most_input_values();
         let decoder = model.decoder().ok_or(DecodingError::NoDecoder)?;
-        let parameters = AdaptedParameters::new(backend, model.weights().clone(), Selection::of(config))?;
-        let keep_from = if model.adapts_encoder(&parameters) {
+        let selection = Selection::of(config).map(|selection| match &head {
+            Some(head) => head.selection(selection),
+            None => selection,
+        });
+        let parameters = AdaptedParameters::new(backend, model.weights().clone(), selection)?;
+        // Through a CTC head this encoder has no backward pass.
+        let keep_from = if head.is_none() && model.adapts_encoder(&parameters) {
             model.lowest_adapted_stage(&parameters)
         } else {
             KEEP_NOTHING
@@ -89,7 +95,7 @@ impl<B: DecoderBackend> Network<B> {
         let (plan, encoder) = model.plan(backend, values, keep_from).ok_or(DecodingError::NoDecoder)?;
         let encoder = (Arena::new(backend, plan.total())?, encoder);
         let (rows, hypotheses) = (encoder.1.output_frames(), options.hypotheses().max(drawn(config)));
-        let adaptation = Adaptation::new(backend, &model, &parameters, config, options)?;
+        let adaptation = Adaptation::new(backend, &model, &parameters, config, options, head)?;
         // Adapted parameters are one window's.
         let windows = match adaptation {
             Some(_) => 1,

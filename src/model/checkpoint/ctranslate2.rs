@@ -4,7 +4,7 @@
 //! dimensions, u8 type, u32 bytes, data; then aliases (the output layer's of the embedding), which nothing here needs. A string is a u16 length that
 //! counts a final zero byte, then the bytes.
 
-use super::{Checkpoint, from_f16, from_f32};
+use super::{Checkpoint, Stored, from_f16, from_f32};
 use crate::model::source::WeightBytes;
 use crate::model::{DecoderConfig, ModelError};
 use std::collections::HashMap;
@@ -338,6 +338,18 @@ impl Ctranslate2Checkpoint {
 impl Checkpoint for Ctranslate2Checkpoint {
     fn shape(&self, name: &str) -> Option<&[usize]> {
         Some(&self.tensors.get(name)?.shape)
+    }
+
+    fn storage(&self, name: &str) -> Stored {
+        let variable = self
+            .tensors
+            .get(name)
+            .and_then(|tensor| self.variables.get(&tensor.variable));
+        match variable.map(|variable| variable.kind) {
+            Some(1) => Stored::Int8Rows,
+            Some(4) => Stored::F16,
+            _ => Stored::F32,
+        }
     }
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {

@@ -12,10 +12,28 @@ pub use self::safetensors::SafetensorsCheckpoint;
 
 use super::ModelError;
 
+/// How a tensor's values are stored: by how much they may have been rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stored {
+    /// In f32, or in what nobody told.
+    #[default]
+    F32,
+    /// In f16.
+    F16,
+    /// In bf16.
+    Bf16,
+    /// In 8 bits, each row's largest value being 127 steps.
+    Int8Rows,
+}
+
 /// Tensors by name.
 pub trait Checkpoint: Send + Sync {
     /// A tensor's shape, when there is one of that name.
     fn shape(&self, name: &str) -> Option<&[usize]>;
+    /// How its values are stored.
+    fn storage(&self, _name: &str) -> Stored {
+        Stored::default()
+    }
     /// A tensor's values, row-major.
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError>;
     /// Every name.

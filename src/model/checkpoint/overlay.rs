@@ -1,6 +1,6 @@
 //! One checkpoint in front of another: a CTC head beside a published encoder, a profile over its source model.
 
-use super::Checkpoint;
+use super::{Checkpoint, Stored};
 use crate::model::ModelError;
 
 /// The first checkpoint's tensors, and the second's where the first has none.
@@ -24,6 +24,10 @@ impl Overlay {
 impl Checkpoint for Overlay {
     fn shape(&self, name: &str) -> Option<&[usize]> {
         self.of(name).shape(name)
+    }
+
+    fn storage(&self, name: &str) -> Stored {
+        self.of(name).storage(name)
     }
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {

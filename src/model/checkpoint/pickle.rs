@@ -3,7 +3,7 @@
 //! Their index is a pickle, and a pickle is a program. This reads only what a dictionary of tensors needs: anything
 //! that names another function is refused, nothing is ever called, and values that are no tensors are dropped.
 
-use super::{Checkpoint, from_bf16, from_f16, from_f32};
+use super::{Checkpoint, Stored, from_bf16, from_f16, from_f32};
 use crate::model::ModelError;
 use crate::model::source::WeightBytes;
 use std::collections::HashMap;
@@ -85,6 +85,15 @@ type Reader = fn(&[u8]) -> Vec<f32>;
 impl Checkpoint for PickleCheckpoint {
     fn shape(&self, name: &str) -> Option<&[usize]> {
         Some(&self.tensors.get(name)?.tensor.shape)
+    }
+
+    fn storage(&self, name: &str) -> Stored {
+        let class = self.tensors.get(name).map(|entry| &*entry.tensor.storage.class);
+        match class {
+            Some("HalfStorage") => Stored::F16,
+            Some("BFloat16Storage") => Stored::Bf16,
+            _ => Stored::F32,
+        }
     }
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {

@@ -1,6 +1,6 @@
 //! model.safetensors, in one file or in shards.
 
-use super::{Checkpoint, from_bf16, from_f16, from_f32};
+use super::{Checkpoint, Stored, from_bf16, from_f16, from_f32};
 use crate::model::ModelError;
 use crate::model::source::WeightBytes;
 use safetensors::tensor::Metadata;
@@ -54,6 +54,15 @@ impl Checkpoint for SafetensorsCheckpoint {
     fn shape(&self, name: &str) -> Option<&[usize]> {
         let shard = &self.shards[*self.index.get(name)?];
         Some(&shard.metadata.info(name)?.shape)
+    }
+
+    fn storage(&self, name: &str) -> Stored {
+        let shard = self.index.get(name).map(|index| &self.shards[*index]);
+        match shard.and_then(|shard| shard.metadata.info(name)).map(|info| info.dtype) {
+            Some(Dtype::F16) => Stored::F16,
+            Some(Dtype::BF16) => Stored::Bf16,
+            _ => Stored::F32,
+        }
     }
 
     fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {

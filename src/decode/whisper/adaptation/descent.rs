@@ -320,7 +320,7 @@ impl<B: DecoderBackend> Descent<'_, B> {
         stands
     }
 
-    fn encode_again(&mut self) {
+    pub(super) fn encode_again(&mut self) {
         let reach = self.adaptation.reach;
         self.network.encode_again(self.backend, reach);
         if reach.encoder {

@@ -5,16 +5,18 @@
 mod descent;
 mod evidence;
 mod stream;
+mod through_ctc;
 
 pub use evidence::Evidence;
+pub use through_ctc::CtcHead;
 
 use super::prompt::Prompt;
 use super::window::{Asked, Decoded, Network};
 use super::{DecodingError, DecodingOptions};
-use crate::adapt::{AdaptedParameters, Heard, Policy, Snapshot};
+use crate::adapt::{AdaptedParameters, Adapter, Heard, Policy, Snapshot};
 use crate::engine::{Arena, DecoderBackend, EngineError};
 use crate::model::{CtcModel, Decoder, DecoderActivations, Generation, KEEP_NOTHING};
-use crate::{AdaptationConfig, Carried, Guard, WhisperAdaptation};
+use crate::{AdaptationConfig, Carried, Guard, Stopped, WhisperAdaptation};
 use descent::Descent;
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,8 @@ pub(super) struct Adaptation<B: DecoderBackend> {
     activations: DecoderActivations,
     last_good: Snapshot<B>,
     reach: Reach,
+    /// The CTC model that is adapted in this one's place.
+    head: Option<Adapter<B>>,
 }
 
 /// What follows from which tensors are adapted.
@@ -54,7 +58,13 @@ pub struct WindowAdaptation {
     pub entropy_after: Option<f32>,
     /// Updates that were kept.
     pub steps: usize,
-    /// Passes of the encoder (or, where it stays as it is, of the decoder over a whole text).
+    /// Updates that were taken back, through a CTC head.
+    #[serde(default)]
+    pub rollbacks: usize,
+    /// Why fewer were taken than planned, through a CTC head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
+    /// Passes of the encoder, and of a CTC head's (or, where it stays as it is, of the decoder over a whole text).
     pub forwards: usize,
     /// Backward passes.
     pub backwards: usize,
@@ -75,6 +85,7 @@ impl<B: DecoderBackend> Adaptation<B> {
         parameters: &AdaptedParameters<B>,
         config: &AdaptationConfig,
         options: &DecodingOptions,
+        head: Option<CtcHead<B>>,
     ) -> Result<Option<Self>, DecodingError> {
         let (Some(decoder), true) = (model.decoder(), config.planned_steps() > 0) else {
             return Ok(None);
@@ -97,7 +108,15 @@ impl<B: DecoderBackend> Adaptation<B> {
             arena: Arena::new(backend, plan.total())?,
             activations,
             last_good: parameters.snapshot(backend)?,
-            reach: Reach::of(model, decoder, parameters),
+            reach: match head {
+                // Nothing of a pass is kept to begin the next with.
+                Some(_) => Reach {
+                    lowest: 0,
+                    ..Reach::of(model, decoder, parameters)
+                },
+                None => Reach::of(model, decoder, parameters),
+            },
+            head: head.map(|head| head.adapter(backend, config)).transpose()?,
         }))
     }
 }
@@ -142,7 +161,7 @@ impl<B: DecoderBackend> Network<B> {
         written: Written<'_>,
         policy: &mut Policy<Snapshot<B>>,
         rng: &mut Rng,
-    ) -> (Decoded, Option<Adapted>) {
+    ) -> Result<(Decoded, Option<Adapted>), EngineError> {
         let Written {
             prompt,
             plain,
@@ -153,7 +172,10 @@ impl<B: DecoderBackend> Network<B> {
         let adapted = self.with_descent(backend, generation, |descent| {
             descent.outcome.unadapted_text = text_of(generation, &standing);
             descent.outcome.forwards = 1;
-            let understood = descent.run(plain, policy);
+            let understood = match descent.adaptation.head {
+                Some(_) => descent.run_through_head(log_mel).map(|()| None)?,
+                None => descent.run(plain, policy),
+            };
             let mut stands = false;
             if descent.outcome.steps > 0 {
                 let window = 0;
@@ -169,12 +191,12 @@ impl<B: DecoderBackend> Network<B> {
                 input: stream::pack(plain, log_mel),
                 ..understood
             });
-            Adapted {
+            Ok::<_, EngineError>(Adapted {
                 outcome: std::mem::take(&mut descent.outcome),
                 lesson,
-            }
+            })
         });
-        (standing, adapted)
+        Ok((standing, adapted.transpose()?))
     }
 
     /// Lets the stream learn from the window that was just adapted to, and goes back to the source model.
