@@ -9,7 +9,7 @@ use aurist::adapt::{AdaptedParameters, Adapter, Selection};
 use aurist::engine::cpu::CpuBackend;
 use aurist::engine::cuda::CudaBackend;
 use aurist::engine::{
-    Arena, Attention, Backend, ObjectiveTerms, RelativeBias, RelativeBiasGradient, Rows, Spans, count_to_value,
+    Arena, Attention, Backend, Each, ObjectiveTerms, RelativeBias, RelativeBiasGradient, Rows, Spans, count_to_value,
 };
 use aurist::model::{CtcModel, ModelFiles};
 use aurist::{AdaptationConfig, Compatibility, Method, ParameterChoice};
@@ -228,7 +228,11 @@ fn rows_that_do_not_count_are_cleared_and_nothing_else() {
     for (own_rows, rows, cols) in [(0, 3, 5), (1, 2, 33), (31, 499, 7), (4, 4, 4)] {
         let values = random(rows * cols, 1);
         let (count, mut x) = (host.put(&[count_to_value(own_rows)]), host.put(&values));
-        host.0.clear_padding(Rows { rows, cols }, count.view(), x.view_mut());
+        let x_of_one = Each {
+            values: x.view_mut(),
+            stride: 0,
+        };
+        host.0.clear_padding(Rows { rows, cols }, count.view(), x_of_one);
         assert_eq!(own("cleared", x.get(), own_rows * cols), values[..own_rows * cols]);
     }
 }

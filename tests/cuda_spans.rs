@@ -7,7 +7,7 @@ mod cuda_support;
 use aurist::adapt::BatchAdapter;
 use aurist::engine::cuda::CudaBackend;
 use aurist::engine::{
-    AdamW, Attention, Backend, Each, Judge, Ledger, ObjectiveTerms, Pieces, Rows, Rules, Says, Spans, count_to_value,
+    AdamW, Attention, Backend, Each, Judge, Ledger, ObjectiveTerms, Pieces, Rows, Rules, Says, Shares, Spans, count_to_value,
     to_values,
 };
 use aurist::model::ModelFiles;
@@ -134,7 +134,7 @@ fn layer_norms_with_each_ones_own_values() {
                 cols,
             };
             let starts = starts(&host, lens);
-            let spans = || spans(starts.view(), lens, padding);
+            let shares = || Shares::Spans(spans(starts.view(), lens, padding));
             let (on, d) = (host.put(&x), host.put(&dy));
             let weights = [gamma, beta].map(|place| host.put(&store[place..]));
             let each = |index: usize| Each {
@@ -143,8 +143,9 @@ fn layer_norms_with_each_ones_own_values() {
             };
             let (mut y, mut statistics) = (host.space(x.len()), host.space(2 * shape.rows));
             let (into, saved) = (y.view_mut(), statistics.view_mut());
+            let parameters = [each(0), each(1)];
             host.0
-                .layer_norm_each(shape, spans(), on.view(), each(0), each(1), into, saved);
+                .layer_norm_each(shape, shares(), on.view(), parameters, into, saved, false);
             let saved = statistics.view();
             let mut found = vec![y.get()];
             for accumulate in [false, true] {
@@ -152,7 +153,7 @@ fn layer_norms_with_each_ones_own_values() {
                 let into = dx.view_mut();
                 host.0.layer_norm_backward_input_each(
                     shape,
-                    spans(),
+                    shares(),
                     on.view(),
                     saved,
                     each(0),
@@ -166,7 +167,7 @@ fn layer_norms_with_each_ones_own_values() {
             let values = of_store.view_mut();
             let (into, places) = (Each { values, stride }, [Some(gamma), Some(beta)]);
             host.0
-                .layer_norm_backward_parameters_each(shape, spans(), on.view(), saved, d.view(), into, places);
+                .layer_norm_backward_parameters_each(shape, shares(), on.view(), saved, d.view(), into, places);
             let of_store = of_store.get();
             assert!(found.iter().flatten().all(|value| value.is_finite()));
             for (index, rows) in rows(lens).into_iter().enumerate() {
