@@ -120,6 +120,10 @@ grouped_convolution(const float* __restrict__ x, const float* __restrict__ weigh
     const int first = blockIdx.x * TILE, output = blockIdx.y * TILE, group = blockIdx.z % groups;
     x += (long long)utterance * frames * channels;
     y += (long long)utterance * frames * channels;
+    // A group's channels from here on.
+    x += group * n;
+    y += group * n;
+    if (bias) bias += group * n;
     weight += group * group_stride;
     float sum[4][4] = {};
     for (int tap = 0; tap < taps; tap += TAPS) {
@@ -128,7 +132,7 @@ grouped_convolution(const float* __restrict__ x, const float* __restrict__ weigh
             for (int index = threadIdx.x; index < (TILE + TAPS - 1) * DEPTH; index += 256) {
                 const int row = index / DEPTH, i = index % DEPTH, frame = first + row + tap - padding;
                 const bool inside = frame >= 0 && frame < frames && input + i < n;
-                signal[row][i] = inside ? x[(long long)frame * channels + group * n + input + i] : 0.0f;
+                signal[row][i] = inside ? x[(long long)frame * channels + input + i] : 0.0f;
             }
             for (int index = threadIdx.x; index < TAPS * DEPTH * TILE; index += 256) {
                 // Neighbouring threads read what lies side by side: inputs or outputs.
@@ -165,8 +169,8 @@ grouped_convolution(const float* __restrict__ x, const float* __restrict__ weigh
         for (int c = 0; c < 4; c++) {
             const int frame = first + ty + 16 * r, o = output + tx + 16 * c;
             if (frame < frames && o < n) {
-                const long long at = (long long)frame * channels + group * n + o;
-                const float value = sum[r][c] + (bias ? bias[group * n + o] : 0.0f);
+                const long long at = (long long)frame * channels + o;
+                const float value = sum[r][c] + (bias ? bias[o] : 0.0f);
                 y[at] = accumulate ? y[at] + value : value;
             }
         }

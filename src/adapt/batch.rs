@@ -205,9 +205,7 @@ impl<B: Backend> BatchAdapter<B> {
             a.padded_logits(),
         );
         let ledgers = lanes.memory.ledgers(backend);
-        lanes
-            .store
-            .restore_where(backend, judge, ledgers, &lanes.last_good);
+        lanes.store.restore_where(backend, judge, ledgers, &lanes.last_good);
     }
 
     /// The second.
@@ -217,13 +215,9 @@ impl<B: Backend> BatchAdapter<B> {
         lanes.store.zero_gradients(backend);
         self.model.backward(backend, &mut lanes.store, &mut self.arena, a);
         let optimizer = AdamW::suta(self.config.learning_rate);
-        lanes.memory.step(
-            backend,
-            judge,
-            &optimizer,
-            &mut lanes.store,
-            &mut lanes.last_good,
-        );
+        lanes
+            .memory
+            .step(backend, judge, &optimizer, &mut lanes.store, &mut lanes.last_good);
         self.model
             .forward(backend, &lanes.store, &mut self.arena, a, self.lowest);
     }

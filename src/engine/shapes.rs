@@ -73,9 +73,7 @@ impl<View> Shares<View> {
 impl<View> From<Option<Spans<View>>> for Shares<View> {
     /// As what works row by row sees it, to which a single utterance's padding is nothing.
     fn from(spans: Option<Spans<View>>) -> Self {
-        spans
-            .filter(|spans| spans.count > 1)
-            .map_or(Self::Even(1), Self::Spans)
+        spans.filter(|spans| spans.count > 1).map_or(Self::Even(1), Self::Spans)
     }
 }
 

@@ -159,7 +159,9 @@ impl Activations {
     /// when the convolutions' stages were kept.
     pub fn features(&self) -> Option<(Slot, usize)> {
         match &self.frontend {
-            FrontendActivations::Wav2Vec2(a) if self.apart.is_none() => Some((self.own_rows(a.features()), a.features().len / self.rows)),
+            FrontendActivations::Wav2Vec2(a) if self.apart.is_none() => {
+                Some((self.own_rows(a.features()), a.features().len / self.rows))
+            }
             _ => None,
         }
     }
@@ -339,7 +341,10 @@ impl<B: Backend> CtcModel<B> {
             longest = rows.min(each + rows / 4 + 2 * count);
             let backward = usize::from(keep_from < self.frontend.stages());
             let slot = |plan: &mut ArenaPlan, factor: usize| plan.slot(factor * count * each * width);
-            apart = Some((slot(&mut plan, 1), [slot(&mut plan, backward), slot(&mut plan, backward)]));
+            apart = Some((
+                slot(&mut plan, 1),
+                [slot(&mut plan, backward), slot(&mut plan, backward)],
+            ));
         }
         let spans = is_padded.then_some(Spans {
             starts: (),
@@ -375,7 +380,10 @@ impl<B: Backend> CtcModel<B> {
     /// Several inputs, of a batch; after [`Arena::reserve_spans`] for [`Activations::utterances`].
     pub fn load_inputs(&self, backend: &B, arena: &mut Arena<B>, activations: &Activations, inputs: &[&[f32]]) {
         let lens = activations.inputs.iter().map(|own| own.values);
-        assert!(lens.eq(inputs.iter().map(|input| input.len())), "inputs of other lengths");
+        assert!(
+            lens.eq(inputs.iter().map(|input| input.len())),
+            "inputs of other lengths"
+        );
         match (&self.frontend, &activations.frontend) {
             (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
                 frontend.load_inputs(backend, arena, a, inputs)

@@ -87,11 +87,7 @@ pub trait Parameters<B: Backend> {
         &mut self,
         _backend: &B,
         _ids: [OperandId; N],
-    ) -> (
-        [Each<B::View<'_>>; N],
-        Each<B::ViewMut<'_>>,
-        [Option<usize>; N],
-    ) {
+    ) -> ([Each<B::View<'_>>; N], Each<B::ViewMut<'_>>, [Option<usize>; N]) {
         panic!("a store for one utterance");
     }
 }

@@ -326,15 +326,9 @@ impl Transformer {
             .forward_residual(backend, parameters, arena, rows, joined, sum);
         if !self.config.norm_first {
             let statistics = slots.attention_statistics;
-            layer.attention_norm.forward_each(
-                backend,
-                parameters,
-                arena,
-                a.shares(),
-                sum,
-                slots.middle,
-                statistics,
-            );
+            layer
+                .attention_norm
+                .forward_each(backend, parameters, arena, a.shares(), sum, slots.middle, statistics);
         }
     }
 

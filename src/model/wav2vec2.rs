@@ -325,7 +325,15 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
             copy(backend, arena, a.projected, sum);
             self.positional.forward(backend, parameters, arena, &a.positional, sum);
             if let Some(norm) = &self.encoder_norm {
-                norm.forward_each(backend, parameters, arena, a.all_rows(), sum, output, a.encoder_statistics);
+                norm.forward_each(
+                    backend,
+                    parameters,
+                    arena,
+                    a.all_rows(),
+                    sum,
+                    output,
+                    a.encoder_statistics,
+                );
             }
         }
     }
@@ -343,7 +351,15 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
     ) {
         if let Some(norm) = &self.encoder_norm {
             let saved = (a.encoder_norm_input, a.encoder_statistics);
-            norm.backward_each(backend, parameters, arena, a.all_rows(), saved, stream, Some((other, false)));
+            norm.backward_each(
+                backend,
+                parameters,
+                arena,
+                a.all_rows(),
+                saved,
+                stream,
+                Some((other, false)),
+            );
             std::mem::swap(&mut stream, &mut other);
         }
         self.positional

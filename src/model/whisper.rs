@@ -136,10 +136,7 @@ impl WhisperFrontend {
     ) {
         backend.fill_zero(arena.view_mut(backend, a.input));
         for (index, log_mel) in log_mels.iter().enumerate() {
-            let own = a.input.part(
-                (index * (a.frames + 2) + 1) * self.bands,
-                log_mel.len(),
-            );
+            let own = a.input.part((index * (a.frames + 2) + 1) * self.bands, log_mel.len());
             backend.upload(log_mel, arena.view_mut(backend, own));
         }
         // The padding rows of the second convolution's input stay zero from here on.

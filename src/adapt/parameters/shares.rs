@@ -64,11 +64,7 @@ impl<B: Backend> Parameters<B> for AdaptedParameters<B> {
         &mut self,
         backend: &B,
         ids: [OperandId; N],
-    ) -> (
-        [Each<B::View<'_>>; N],
-        Each<B::ViewMut<'_>>,
-        [Option<usize>; N],
-    ) {
+    ) -> ([Each<B::View<'_>>; N], Each<B::ViewMut<'_>>, [Option<usize>; N]) {
         let (all, stride) = (self.all(), self.stored);
         let (slots, values, source) = (&self.slots, &self.values, &self.source);
         let places = ids.map(|id| slots[id.index()].as_ref().map(|range| range.start));

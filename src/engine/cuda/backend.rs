@@ -1,8 +1,8 @@
 //! The operations as the engine calls them.
 
-use super::device::{blocks, describe};
+use super::device::describe;
 use super::memory::{CudaBuffer, View, ViewMut};
-use super::ops::{int, one, parts, reach};
+use super::ops::{int, one, parts};
 use super::{CudaBackend, address_of, lock};
 use crate::engine::{
     AdamW, Attention, Backend, BiasAndGradient, Conv1d, Each, EngineError, GroupedConv1d, Judge, Linear,
@@ -420,14 +420,7 @@ impl Backend for CudaBackend {
     }
 
     fn clear_padding(&self, shape: Rows, counted: View<'_>, mut x: Each<ViewMut<'_>>) {
-        let (rows, cols, count) = (int(shape.rows), int(shape.cols), counted.len());
-        let len = shape.rows * shape.cols;
-        assert!(x.values.len() == reach(count, x.stride, len) && (count == 1 || x.stride >= len));
-        // Padding is a small part.
-        let grid = (self.grid_over(len.div_ceil(8)).0, count as u32, 1);
-        let stride = x.stride as i64;
-        self.launcher()
-            .clear_padding(grid, counted.cast(), &mut x.values, rows, cols, stride);
+        self.clear_rows(shape, counted, &mut x);
     }
 
     fn channel_norm_gelu(
@@ -484,7 +477,16 @@ impl Backend for CudaBackend {
     ) {
         let (count, stride) = (counted.len(), gradients.stride);
         let parts = parts(&mut gradients, count, places.map(|place| (place, shape.cols)));
-        self.channel_norm_backward((shape, count), Some(counted), x, statistics, parameters, d, parts, stride);
+        self.channel_norm_backward(
+            (shape, count),
+            Some(counted),
+            x,
+            statistics,
+            parameters,
+            d,
+            parts,
+            stride,
+        );
     }
 
     fn attention_scratch(&self, shape: Attention) -> usize {
@@ -572,18 +574,7 @@ impl Backend for CudaBackend {
         logits: View<'_>,
         mut dlogits: ViewMut<'_>,
     ) -> ObjectiveValue {
-        assert!(spans.is_none_or(|spans| spans.count == 1), "one utterance's objective");
-        let mut value = [0.0f64; 4];
-        self.objective(terms, shape, spans, logits, &mut dlogits, 0, |_, result, _| {
-            self.read(result.as_view(), &mut value)
-        });
-        let [loss, entropy, class_confusion, non_blank_frames] = value;
-        ObjectiveValue {
-            loss,
-            entropy,
-            class_confusion,
-            non_blank_frames: non_blank_frames as usize,
-        }
+        self.one_objective(terms, shape, spans, logits, &mut dlogits)
     }
 
     fn pseudo_label(&self, label: &PseudoLabel<'_>, shape: Rows, logits: View<'_>, dlogits: ViewMut<'_>) -> f64 {

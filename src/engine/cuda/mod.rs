@@ -138,7 +138,10 @@ impl CudaBackend {
         if count == 1 {
             return self.zero(to);
         }
-        assert!(len <= apart && (count - 1) * apart + len <= to.len(), "{len} values in {count} of {apart}");
+        assert!(
+            len <= apart && (count - 1) * apart + len <= to.len(),
+            "{len} values in {count} of {apart}"
+        );
         let (address, stream) = (to.address(), self.raw_stream());
         // SAFETY: the stretches are inside live memory.
         self.attempt(|| unsafe { sys::cuMemsetD2D32Async(address, 4 * apart, 0, len, count, stream) }.result());

@@ -3,7 +3,7 @@
 use super::CudaBackend;
 use super::device::blocks;
 use super::memory::{View, ViewMut};
-use super::ops::{check_each, chunk, int, parts, starts};
+use super::ops::{check_each, chunk, int, parts, reach, starts};
 use crate::engine::{Each, Rows, Shares, Spans};
 
 /// The words of so many utterances' counts, as the kernels read them; see [`crate::engine::Backend::pads`].
@@ -267,6 +267,18 @@ impl CudaBackend {
             );
         });
     }
+    /// Zeros in each utterance's padding.
+    pub(super) fn clear_rows(&self, shape: Rows, counted: View<'_>, x: &mut Each<ViewMut<'_>>) {
+        let (rows, cols, count) = (int(shape.rows), int(shape.cols), counted.len());
+        let len = shape.rows * shape.cols;
+        assert!(x.values.len() == reach(count, x.stride, len) && (count == 1 || x.stride >= len));
+        // Padding is a small part.
+        let grid = (self.grid_over(len.div_ceil(8)).0, count as u32, 1);
+        let stride = x.stride as i64;
+        self.launcher()
+            .clear_padding(grid, counted.cast(), &mut x.values, rows, cols, stride);
+    }
+
     /// Utterances' rows, equally many each, behind each other: kernels/elementwise.cu.
     pub(super) fn rows_behind_each_other(&self, spans: Spans<View<'_>>, cols: usize, x: View<'_>, mut y: ViewMut<'_>) {
         let (each, rows) = (x.len() / spans.count / cols, y.len() / cols);
@@ -274,13 +286,17 @@ impl CudaBackend {
         let (grid, starts) = ((blocks(rows, 8), 1, 1), spans.starts.cast());
         assert_eq!(spans.starts.len(), spans.count + 1);
         let (rows, cols, count, each) = (int(rows), int(cols), int(spans.count), int(each));
-        self.launcher().join_rows(grid, x, starts, &mut y, rows, cols, count, each);
+        self.launcher()
+            .join_rows(grid, x, starts, &mut y, rows, cols, count, each);
     }
 
     /// The reverse.
     pub(super) fn rows_apart(&self, spans: Spans<View<'_>>, cols: usize, x: View<'_>, mut y: ViewMut<'_>) {
         let each = y.len() / spans.count / cols;
-        assert_eq!((spans.starts.len(), y.len()), (spans.count + 1, spans.count * each * cols));
+        assert_eq!(
+            (spans.starts.len(), y.len()),
+            (spans.count + 1, spans.count * each * cols)
+        );
         let (grid, starts) = ((blocks(each, 8), spans.count as u32, 1), spans.starts.cast());
         self.launcher().part_rows(grid, x, starts, &mut y, int(cols), int(each));
     }

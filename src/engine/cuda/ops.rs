@@ -35,24 +35,28 @@ pub(super) fn reach(count: usize, stride: usize, len: usize) -> usize {
 pub(super) fn check_each(each: Each<View<'_>>, count: usize, len: usize) {
     let (reach, values) = (reach(count, each.stride, len), each.values.len());
     assert!(reach <= values, "{reach} of {values} values");
-    assert!(count > 1 || each.stride > 0 || reach == values, "{reach} of {values} values");
+    assert!(
+        count > 1 || each.stride > 0 || reach == values,
+        "{reach} of {values} values"
+    );
 }
 
 /// Of so many utterances, of which each has an input, a weight and an output of its own; those written do not overlap.
-fn check_linear(
-    shape: Linear,
-    count: usize,
-    x: Each<View<'_>>,
-    weight: Each<View<'_>>,
-    y: Each<View<'_>>,
-) {
+fn check_linear(shape: Linear, count: usize, x: Each<View<'_>>, weight: Each<View<'_>>, y: Each<View<'_>>) {
     if shape.rows > 0 {
         let reach = reach(count, x.stride, (shape.rows - 1) * shape.x_stride + shape.inputs);
-        assert!(reach <= x.values.len(), "{shape:?} reads {reach} of {} values", x.values.len());
+        assert!(
+            reach <= x.values.len(),
+            "{shape:?} reads {reach} of {} values",
+            x.values.len()
+        );
     }
     check_each(weight, count, shape.outputs * shape.inputs);
     check_each(y, count, shape.rows * shape.outputs);
-    assert!(count == 1 || y.stride >= shape.rows * shape.outputs, "outputs of {shape:?} overlap");
+    assert!(
+        count == 1 || y.stride >= shape.rows * shape.outputs,
+        "outputs of {shape:?} overlap"
+    );
 }
 
 /// What is written, for the checks.
@@ -71,7 +75,10 @@ pub(super) fn parts<'a>(
 ) -> [Option<ViewMut<'a>>; 2] {
     if let [(Some(one), one_len), (Some(other), other_len)] = places {
         let apart = one + one_len <= other || other + other_len <= one;
-        assert!(apart, "gradients of {one_len} and {other_len} values at {one} and {other}");
+        assert!(
+            apart,
+            "gradients of {one_len} and {other_len} values at {one} and {other}"
+        );
     }
     places.map(|(place, len)| {
         place.map(|place| {
@@ -294,7 +301,10 @@ impl CudaBackend {
     ) {
         check_each(dy, count, shape.rows * shape.cols);
         check_each(written(&dbias), count, shape.cols);
-        assert!(count == 1 || dbias.stride >= shape.cols, "gradients of {shape:?} overlap");
+        assert!(
+            count == 1 || dbias.stride >= shape.cols,
+            "gradients of {shape:?} overlap"
+        );
         let (grid, apart) = ((blocks(shape.cols, 32), count as u32, 1), dbias.stride as i64);
         let (rows, cols) = (int(shape.rows), int(shape.cols));
         self.launcher()
@@ -374,7 +384,10 @@ impl CudaBackend {
     fn check_grouped(shape: GroupedConv1d, x: usize, y: usize, weight: usize) -> u32 {
         let len = shape.frames * shape.channels;
         assert_eq!((x, weight), (y, shape.weight_len()), "{shape:?}");
-        assert!(len > 0 && x.is_multiple_of(len) && shape.padding < shape.kernel, "{shape:?}");
+        assert!(
+            len > 0 && x.is_multiple_of(len) && shape.padding < shape.kernel,
+            "{shape:?}"
+        );
         (x / len * shape.groups) as u32
     }
 
