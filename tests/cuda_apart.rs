@@ -12,6 +12,29 @@ fn share(values: &[f32], index: usize, stride: usize, len: usize) -> Vec<f32> {
     values[index * stride..][..len].to_vec()
 }
 
+/// One utterance's convolution by its formula, in f64: before the GELU, the input's gradient, and the weight's and the bias's
+/// added to what was there.
+fn convolved(shape: Conv1d, [x, w, b, d]: [&[f32]; 4], before: [&[f32]; 2]) -> [Vec<f32>; 4] {
+    let (window, step) = (shape.kernel * shape.c_in, shape.stride * shape.c_in);
+    let wide = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<f64>>();
+    let [x, w, b, d] = [x, w, b, d].map(wide);
+    let [mut dw, mut db] = before.map(wide);
+    let (mut pre, mut dx) = (Vec::with_capacity(d.len()), vec![0.0; x.len()]);
+    for (row, d) in d.chunks_exact(shape.c_out).enumerate() {
+        for (output, d) in d.iter().enumerate() {
+            let seen = &x[row * step..][..window];
+            let weight = &w[output * window..][..window];
+            pre.push(b[output] + seen.iter().zip(weight).map(|(x, w)| x * w).sum::<f64>());
+            for tap in 0..window {
+                dx[row * step + tap] += d * weight[tap];
+                dw[output * window + tap] += d * seen[tap];
+            }
+            db[output] += d;
+        }
+    }
+    [pre, dx, dw, db].map(|values| values.into_iter().map(|value| value as f32).collect())
+}
+
 #[test]
 fn convolutions_with_each_ones_own_weights() {
     // The waveform's, with a last tap that is left out, with rows behind the last window, a linear layer, gaps.
@@ -106,6 +129,18 @@ fn convolutions_with_each_ones_own_weights() {
                     share(&gradients[bias_at..], index, own, c_out),
                 ];
                 assert_same(&case, &found, &alone, 1e-6);
+                let inputs = [
+                    &share(&x, index, each_x, each_x)[..],
+                    &share(&store[weight_at..], from, own, weight_len),
+                    &share(&store[bias_at..], from, own, c_out),
+                    &share(&dpre, index, apart, each_y),
+                ];
+                let before = [
+                    &share(&before[weight_at..], index, own, weight_len)[..],
+                    &share(&before[bias_at..], index, own, c_out),
+                ];
+                let [pre, _, dx, dw, db] = found;
+                assert_same(&case, &[pre, dx, dw, db], &convolved(shape, inputs, before), 2e-6);
             }
             let beside = (0..count * own).filter(|at| {
                 let place = at % own;
