@@ -543,7 +543,7 @@ impl<B: Backend> Frontend<B> {
     }
 }
 
-/// One of few numbers that are no less: `parts` to `parts / 2` in an octave, so more by a `parts / 2`th at most.
+/// One of few numbers, `parts / 2` in an octave, that is no less, and more by less than a `parts / 2`th.
 fn few(number: usize, parts: usize) -> usize {
     number.next_multiple_of((number.next_power_of_two() / parts).max(1))
 }

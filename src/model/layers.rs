@@ -353,6 +353,13 @@ impl LayerNorm {
     }
 }
 
+/// Whose rows are which, and slots to read and to write.
+type SharesAnd<'a, B, const R: usize, const W: usize> = (
+    Shares<<B as Backend>::View<'a>>,
+    [<B as Backend>::View<'a>; R],
+    [<B as Backend>::ViewMut<'a>; W],
+);
+
 /// Slots to read and to write, with whose rows are which.
 fn split_shares<'a, B: Backend, const R: usize, const W: usize>(
     backend: &B,
@@ -360,7 +367,7 @@ fn split_shares<'a, B: Backend, const R: usize, const W: usize>(
     shares: Shares<()>,
     reads: [Slot; R],
     writes: [Slot; W],
-) -> (Shares<B::View<'a>>, [B::View<'a>; R], [B::ViewMut<'a>; W]) {
+) -> SharesAnd<'a, B, R, W> {
     let spans = match shares {
         Shares::Even(_) => None,
         Shares::Spans(spans) => Some(spans),

@@ -61,6 +61,13 @@ impl<B: Backend> Parameters<B> for SourceParameters<B> {
     }
 }
 
+/// Operands' values for each of several utterances, all gradients of those, and where the operands' are among the first's.
+pub type EachWithGradients<'a, B, const N: usize> = (
+    [Each<<B as Backend>::View<'a>>; N],
+    Each<<B as Backend>::ViewMut<'a>>,
+    [Option<usize>; N],
+);
+
 /// Where a model's passes find the values of its operands, and leave gradients.
 pub trait Parameters<B: Backend> {
     /// The operand's current values: adapted ones, or the source model's.
@@ -87,7 +94,7 @@ pub trait Parameters<B: Backend> {
         &mut self,
         _backend: &B,
         _ids: [OperandId; N],
-    ) -> ([Each<B::View<'_>>; N], Each<B::ViewMut<'_>>, [Option<usize>; N]) {
+    ) -> EachWithGradients<'_, B, N> {
         panic!("a store for one utterance");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::AdaptedParameters;
 use crate::engine::{Backend, Each, Slot};
-use crate::model::{OperandId, Parameters};
+use crate::model::{EachWithGradients, OperandId, Parameters};
 
 impl<B: Backend> Parameters<B> for AdaptedParameters<B> {
     fn value(&self, backend: &B, id: OperandId) -> B::View<'_> {
@@ -60,11 +60,7 @@ impl<B: Backend> Parameters<B> for AdaptedParameters<B> {
         }
     }
 
-    fn each_with_gradients<const N: usize>(
-        &mut self,
-        backend: &B,
-        ids: [OperandId; N],
-    ) -> ([Each<B::View<'_>>; N], Each<B::ViewMut<'_>>, [Option<usize>; N]) {
+    fn each_with_gradients<const N: usize>(&mut self, backend: &B, ids: [OperandId; N]) -> EachWithGradients<'_, B, N> {
         let (all, stride) = (self.all(), self.stored);
         let (slots, values, source) = (&self.slots, &self.values, &self.source);
         let places = ids.map(|id| slots[id.index()].as_ref().map(|range| range.start));

@@ -219,7 +219,7 @@ fn make_plan(handle: sys::cublasLtHandle_t, key: Key, precision: CudaPrecision) 
 
 /// The largest power of two, up to 256, that divides an address, and that of each product's matrix, so far apart.
 fn alignment(address: u64, apart: usize) -> u32 {
-    1 << (address | 4 * apart as u64).trailing_zeros().min(8)
+    1 << (address | (4 * apart as u64)).trailing_zeros().min(8)
 }
 
 /// The shape of a product: rows and columns of the result, and what is summed over; or of several of one shape.
