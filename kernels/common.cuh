@@ -20,8 +20,13 @@ __device__ __forceinline__ int rows_that_count(const unsigned* counted, int rows
     return counted ? min((int)*counted, rows) : rows;
 }
 
+// The same of one of several utterances, each of which has a word.
+__device__ __forceinline__ int rows_that_count(const unsigned* counted, int utterance, int rows) {
+    return rows_that_count(counted ? counted + utterance : counted, rows);
+}
+
 // The rows of one of several utterances, which lie behind each other: `starts` [count + 1] says where. The last one's have
-// the padding behind them, which does not count. Without `starts` all rows are one utterance's.
+// the padding behind them, which does not count. Without `starts` each utterance has equally many, which all count.
 struct Span {
     int first;  // Of all rows.
     int rows;   // That count.
@@ -29,7 +34,7 @@ struct Span {
 };
 
 __device__ __forceinline__ Span span_of(const unsigned* starts, int utterance, int count, int rows) {
-    if (!starts) return Span{0, rows, rows};
+    if (!starts) return Span{utterance * (rows / count), rows / count, rows / count};
     const int first = (int)starts[utterance], end = (int)starts[utterance + 1];
     return Span{first, end - first, (utterance + 1 == count ? rows : end) - first};
 }

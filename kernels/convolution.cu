@@ -6,6 +6,9 @@
 // gradient dx[t, i] = Σ_{o, k} dy[t - k + padding, o] W[o, k, i] is the same sum with taps reversed and the roles of o
 // and i exchanged, so both run one kernel with the weight's strides as arguments. dW[o, k, i] = Σ_t dy[t, o] x[t + k -
 // padding, i].
+//
+// Several utterances are convolved in one launch, a layer of the grid each. Narrow: frames, weights and gradients lie so
+// far apart as the strides say, and a stride of 0 is one for all. Grouped: the frames behind each other, one weight.
 #include "common.cuh"
 
 #define WINDOW 16
@@ -13,12 +16,19 @@
 
 // A block has 32 frames and 128 outputs; a thread keeps its output's window in registers and reads the signal from
 // shared memory, all lanes the same value. The traffic is the output's. Writes y, and gelu(y) where `activated` is not
-// null. Grid: (ceil(rows / 32), ceil(outputs / 128)). Dynamic shared memory: 31 stride + 16 values.
+// null. Grid: (ceil(rows / 32), ceil(outputs / 128), utterances). Dynamic shared memory: 31 stride + 16 values.
 KERNEL __launch_bounds__(128)
 narrow_convolution_forward(const float* __restrict__ x, const float* __restrict__ weight,
                            const float* OPTIONAL bias, float* __restrict__ y, float* OPTIONAL activated, int rows,
-                           int window, int stride, int outputs) {
+                           int window, int stride, int outputs, long long x_apart, int weight_apart, int bias_apart,
+                           long long y_apart) {
     DYNAMIC_SHARED(float, signal);
+    const long long utterance = blockIdx.z;
+    x += utterance * x_apart;
+    weight += utterance * weight_apart;
+    if (bias) bias += utterance * bias_apart;
+    y += utterance * y_apart;
+    if (activated) activated += utterance * y_apart;
     const int first = blockIdx.x * ROWS, output = blockIdx.y * 128 + threadIdx.x;
     const int here = min(ROWS, rows - first), len = (here - 1) * stride + window;
     for (int index = threadIdx.x; index < (ROWS - 1) * stride + WINDOW; index += 128) {
@@ -40,13 +50,16 @@ narrow_convolution_forward(const float* __restrict__ x, const float* __restrict_
     }
 }
 
-// A chunk's share of dW into `partial` [chunks, outputs, window]; the signal as in forward. Grid: (chunks,
-// ceil(outputs / 128)). Dynamic shared memory: 31 stride + 16 values.
+// A chunk's share of dW into `partial` [utterances, chunks, outputs, window]; the signal as in forward. Grid: (chunks,
+// ceil(outputs / 128), utterances). Dynamic shared memory: 31 stride + 16 values.
 KERNEL __launch_bounds__(128)
 narrow_convolution_backward_weight(const float* __restrict__ x, const float* __restrict__ dy,
                                    float* __restrict__ partial, int rows, int window, int stride, int outputs,
-                                   int chunk) {
+                                   int chunk, long long x_apart, long long dy_apart) {
     DYNAMIC_SHARED(float, signal);
+    x += blockIdx.z * x_apart;
+    dy += blockIdx.z * dy_apart;
+    partial += (long long)blockIdx.z * gridDim.x * outputs * window;
     const int output = blockIdx.y * 128 + threadIdx.x;
     const int end = min(rows, ((int)blockIdx.x + 1) * chunk);
     float d[WINDOW];
@@ -75,9 +88,11 @@ narrow_convolution_backward_weight(const float* __restrict__ x, const float* __r
     }
 }
 
-// sum += Σ_chunks partial[chunk], in order. Grid: ceil(len / 256).
+// sum += Σ_chunks partial[chunk], in order, of each utterance. Grid: (ceil(len / 256), utterances).
 KERNEL __launch_bounds__(256)
-add_chunks(const float* __restrict__ partial, float* __restrict__ sum, int chunks, int len) {
+add_chunks(const float* __restrict__ partial, float* __restrict__ sum, int chunks, int len, int sum_apart) {
+    partial += (long long)blockIdx.y * chunks * len;
+    sum += (long long)blockIdx.y * sum_apart;
     const int index = blockIdx.x * 256 + threadIdx.x;
     if (index >= len) return;
     float total = 0.0f;
@@ -93,7 +108,7 @@ add_chunks(const float* __restrict__ partial, float* __restrict__ sum, int chunk
 // of n = channels / groups; `weight` is a group's first value at tap 0, the next group's lies `group_stride` further. A
 // block has 64 frames and 64 outputs of a group, a thread four by four of them; it goes through the window 16 channels
 // and 4 taps at a time, so that a frame brought to shared memory serves 4 taps. 21 KB of shared memory. Grid:
-// (ceil(frames / 64), ceil(n / 64), groups).
+// (ceil(frames / 64), ceil(n / 64), groups of all utterances).
 KERNEL __launch_bounds__(256)
 grouped_convolution(const float* __restrict__ x, const float* __restrict__ weight, const float* OPTIONAL bias,
                     float* __restrict__ y, int frames, int channels, int n, int taps, int padding,
@@ -101,7 +116,14 @@ grouped_convolution(const float* __restrict__ x, const float* __restrict__ weigh
     __shared__ float signal[TILE + TAPS - 1][DEPTH];
     __shared__ float w[TAPS][DEPTH][TILE + 1];
     const int tx = threadIdx.x & 15, ty = threadIdx.x >> 4;
-    const int first = blockIdx.x * TILE, output = blockIdx.y * TILE, group = blockIdx.z;
+    const int groups = channels / n, utterance = blockIdx.z / groups;
+    const int first = blockIdx.x * TILE, output = blockIdx.y * TILE, group = blockIdx.z % groups;
+    x += (long long)utterance * frames * channels;
+    y += (long long)utterance * frames * channels;
+    // A group's channels from here on.
+    x += group * n;
+    y += group * n;
+    if (bias) bias += group * n;
     weight += group * group_stride;
     float sum[4][4] = {};
     for (int tap = 0; tap < taps; tap += TAPS) {
@@ -110,7 +132,7 @@ grouped_convolution(const float* __restrict__ x, const float* __restrict__ weigh
             for (int index = threadIdx.x; index < (TILE + TAPS - 1) * DEPTH; index += 256) {
                 const int row = index / DEPTH, i = index % DEPTH, frame = first + row + tap - padding;
                 const bool inside = frame >= 0 && frame < frames && input + i < n;
-                signal[row][i] = inside ? x[(long long)frame * channels + group * n + input + i] : 0.0f;
+                signal[row][i] = inside ? x[(long long)frame * channels + input + i] : 0.0f;
             }
             for (int index = threadIdx.x; index < TAPS * DEPTH * TILE; index += 256) {
                 // Neighbouring threads read what lies side by side: inputs or outputs.
@@ -147,8 +169,8 @@ grouped_convolution(const float* __restrict__ x, const float* __restrict__ weigh
         for (int c = 0; c < 4; c++) {
             const int frame = first + ty + 16 * r, o = output + tx + 16 * c;
             if (frame < frames && o < n) {
-                const long long at = (long long)frame * channels + group * n + o;
-                const float value = sum[r][c] + (bias ? bias[group * n + o] : 0.0f);
+                const long long at = (long long)frame * channels + o;
+                const float value = sum[r][c] + (bias ? bias[o] : 0.0f);
                 y[at] = accumulate ? y[at] + value : value;
             }
         }

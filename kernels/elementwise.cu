@@ -1,4 +1,4 @@
-// What works value by value: GELU, sums, the finite check. Bound by memory: a thread takes values a grid apart, so
+// What works value by value: GELU, sums, rows that move, the finite check. Bound by memory: a thread takes values a grid apart, so
 // that a warp's loads are always side by side.
 #include "common.cuh"
 
@@ -21,15 +21,47 @@ KERNEL __launch_bounds__(256) gelu_backward(const float* __restrict__ pre, float
     FOR_EACH(index, len) d[index] *= gelu_slope(pre[index]);
 }
 
-// y += x. Grid: any.
-KERNEL __launch_bounds__(256) add(const float* __restrict__ x, float* __restrict__ y, long long len) {
+// y += x, of each of several stretches, which lie so far apart; x's may be the same for all. Grid: (any, stretches).
+KERNEL __launch_bounds__(256)
+add(const float* __restrict__ x, float* __restrict__ y, long long len, long long x_stride, long long y_stride) {
+    x += blockIdx.y * x_stride;
+    y += blockIdx.y * y_stride;
     FOR_EACH(index, len) y[index] += x[index];
 }
 
-// Zeros in the padding of x [rows, cols]. Grid: any.
-KERNEL __launch_bounds__(256) clear_padding(const unsigned* __restrict__ counted, float* x, int rows, int cols) {
-    const long long first = (long long)rows_that_count(counted, rows) * cols;
+// Zeros in the padding of x [rows, cols], of each of several utterances, which lie so far apart. Grid: (any, utterances).
+KERNEL __launch_bounds__(256)
+clear_padding(const unsigned* __restrict__ counted, float* x, int rows, int cols, long long stride) {
+    x += blockIdx.y * stride;
+    const long long first = (long long)rows_that_count(counted, blockIdx.y, rows) * cols;
     FOR_EACH(index, (long long)rows * cols - first) x[first + index] = 0.0f;
+}
+
+// Utterances' rows lie in two ways: apart, `each` rows for every one, of which the last are padding; or behind each other,
+// `rows` in all, where `starts` [utterances + 1] says, with the padding behind the last. What counts goes from the one to
+// the other, and padding is 0 there.
+
+// From apart to behind each other: y [rows, cols]. A warp a row. Grid: ceil(rows / 8).
+KERNEL __launch_bounds__(256)
+join_rows(const float* __restrict__ x, const unsigned* __restrict__ starts, float* __restrict__ y, int rows, int cols,
+            int utterances, int each) {
+    const int row = blockIdx.x * 8 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    if (row >= rows) return;
+    int utterance = 0;
+    while (utterance < utterances && row >= (int)starts[utterance + 1]) utterance++;
+    const bool counts = utterance < utterances;
+    const long long from = counts ? (long long)utterance * each + row - (int)starts[utterance] : 0;
+    for (int col = lane; col < cols; col += 32) y[(long long)row * cols + col] = counts ? x[from * cols + col] : 0.0f;
+}
+
+// From behind each other to apart: y [utterances, each, cols]. A warp a row. Grid: (ceil(each / 8), utterances).
+KERNEL __launch_bounds__(256)
+part_rows(const float* __restrict__ x, const unsigned* __restrict__ starts, float* __restrict__ y, int cols, int each) {
+    const int row = blockIdx.x * 8 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    if (row >= each) return;
+    const long long from = (long long)starts[blockIdx.y] + row, to = (long long)blockIdx.y * each + row;
+    const bool counts = from < (long long)starts[blockIdx.y + 1];
+    for (int col = lane; col < cols; col += 32) y[to * cols + col] = counts ? x[from * cols + col] : 0.0f;
 }
 
 // Raises `found` where one of `len` values is infinite or NaN; it must be 0 before. A grid row each of several such

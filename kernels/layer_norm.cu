@@ -3,16 +3,18 @@
 // Backward: with g = dy γ, dx = (g - mean(g) - x̂ mean(g x̂)) / σ; dγ = Σ_rows dy x̂, dβ = Σ_rows dy.
 // `statistics` holds (μ, 1/σ) a row.
 //
-// With `starts`, the rows are those of `utterances` behind each other, each with its own γ and β (and their gradients), so
-// far apart as the strides say: 0 where all have the same. Padding takes the last one's.
+// The rows may be those of several utterances behind each other, each with its own γ and β (and their gradients), so far
+// apart as the strides say: 0 where all have the same. `starts` says whose a row is, and padding takes the last one's;
+// without it each has equally many.
 #include "common.cuh"
 
 #define EPSILON 1e-5f
 
 // Whose row it is.
-__device__ __forceinline__ int utterance_of(const unsigned* starts, int utterances, int row) {
+__device__ __forceinline__ int utterance_of(const unsigned* starts, int utterances, int row, int rows) {
+    if (!starts) return row / (rows / utterances);
     int utterance = 0;
-    while (starts && utterance + 1 < utterances && row >= (int)starts[utterance + 1]) utterance++;
+    while (utterance + 1 < utterances && row >= (int)starts[utterance + 1]) utterance++;
     return utterance;
 }
 
@@ -25,7 +27,7 @@ layer_norm_forward(const float* __restrict__ x, const float* __restrict__ weight
                    int cols, int utterances, int weight_stride, int bias_stride, int activate) {
     const int row = blockIdx.x * 4 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
     if (row >= rows) return;
-    const long long utterance = utterance_of(starts, utterances, row);
+    const long long utterance = utterance_of(starts, utterances, row, rows);
     weight += utterance * weight_stride;
     bias += utterance * bias_stride;
     x += (long long)row * cols;
@@ -58,7 +60,7 @@ layer_norm_backward_input(const float* __restrict__ x, const float* __restrict__
                           int utterances, int weight_stride) {
     const int row = blockIdx.x * 4 + (threadIdx.x >> 5), lane = threadIdx.x & 31;
     if (row >= rows) return;
-    weight += (long long)utterance_of(starts, utterances, row) * weight_stride;
+    weight += (long long)utterance_of(starts, utterances, row, rows) * weight_stride;
     x += (long long)row * cols;
     dy += (long long)row * cols;
     dx += (long long)row * cols;
@@ -115,8 +117,13 @@ layer_norm_backward_parameters(const float* __restrict__ x, const float* __restr
     }
 }
 
-// dbias += Σ_rows dy, the same way. Grid: ceil(cols / 32).
-KERNEL __launch_bounds__(512) bias_backward(const float* __restrict__ dy, float* dbias, int rows, int cols) {
+// dbias += Σ_rows dy, the same way, of each of several utterances, whose rows and gradients lie so far apart. Grid:
+// (ceil(cols / 32), utterances).
+KERNEL __launch_bounds__(512)
+bias_backward(const float* __restrict__ dy, float* dbias, int rows, int cols, long long dy_stride,
+              long long dbias_stride) {
+    dy += blockIdx.y * dy_stride;
+    dbias += blockIdx.y * dbias_stride;
     __shared__ float biases[16][32];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, col = blockIdx.x * 32 + lane;
     float db = 0.0f;

@@ -46,6 +46,8 @@ KERNELS = {
     "gelu_forward (FFN)": by_value(T * FFN, 2, 25),
     "gelu_backward (FFN)": by_value(T * FFN, 3, 35),
     "add": by_value(T * D, 3, 1),
+    "join_rows (an utterance's share)": by_value(T * D, 2, 0),
+    "part_rows (an utterance's share)": by_value(T * D, 2, 0),
     "layer_norm_forward": by_value(T * D, 2, 8),
     "layer_norm_forward (with GELU, first convolution of a large model)": by_value(CONVOLVED, 2, 33),
     "layer_norm_backward_input": by_value(T * D, 4, 12),

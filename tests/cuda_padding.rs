@@ -5,11 +5,11 @@
 mod common;
 mod cuda_support;
 
-use aurist::adapt::{AdaptedParameters, Adapter, Selection};
+use aurist::adapt::{AdaptedParameters, Adapter, BatchAdapter, Selection};
 use aurist::engine::cpu::CpuBackend;
 use aurist::engine::cuda::CudaBackend;
 use aurist::engine::{
-    Arena, Attention, Backend, ObjectiveTerms, RelativeBias, RelativeBiasGradient, Rows, Spans, count_to_value,
+    Arena, Attention, Backend, Each, ObjectiveTerms, RelativeBias, RelativeBiasGradient, Rows, Spans, count_to_value,
 };
 use aurist::model::{CtcModel, ModelFiles};
 use aurist::{AdaptationConfig, Compatibility, Method, ParameterChoice};
@@ -228,7 +228,11 @@ fn rows_that_do_not_count_are_cleared_and_nothing_else() {
     for (own_rows, rows, cols) in [(0, 3, 5), (1, 2, 33), (31, 499, 7), (4, 4, 4)] {
         let values = random(rows * cols, 1);
         let (count, mut x) = (host.put(&[count_to_value(own_rows)]), host.put(&values));
-        host.0.clear_padding(Rows { rows, cols }, count.view(), x.view_mut());
+        let x_of_one = Each {
+            values: x.view_mut(),
+            stride: 0,
+        };
+        host.0.clear_padding(Rows { rows, cols }, count.view(), x_of_one);
         assert_eq!(own("cleared", x.get(), own_rows * cols), values[..own_rows * cols]);
     }
 }
@@ -463,6 +467,66 @@ fn lengths_that_are_padded_to_one_are_recorded_once() {
             return;
         };
         // The source model's pass, a step, the judgement after the last.
+        assert_eq!(
+            made.iter().map(|made| made[1]).sum::<u64>(),
+            3,
+            "{name}: graphs {made:?}"
+        );
+        assert_eq!(made[3..], [[0, 0], [0, 0]], "{name}: allocations and graphs");
+    }
+}
+
+/// Lists of lengths that are padded to the same ones, in any order.
+#[test]
+fn batches_that_are_padded_to_one_are_recorded_once() {
+    let _alone = alone();
+    let Some(backend) = cuda_support::backend() else { return };
+    let steps = 3;
+    for (name, input) in MODELS.into_iter().filter(|(name, _)| !name.starts_with("wavlm")) {
+        let (golden, model) = load(&backend, name);
+        let values = golden.get(input);
+        let unit = if name.starts_with("whisper") {
+            values.len() / 61
+        } else {
+            1
+        };
+        let fits = |len: &usize| model.padded_values(len * unit) <= values.len();
+        let longest = (1..=values.len() / unit).rev().find(fits).unwrap();
+        // The shortest and the longest that are padded to what such a part of the longest is padded to.
+        let alike = |part: usize| {
+            let padded = model.padded_values((longest * part / 8).max(1) * unit);
+            let is_like = |len: &usize| model.padded_values(len * unit) == padded;
+            let shortest = (1..=longest).find(is_like).unwrap();
+            [shortest, (shortest..=longest).rev().find(is_like).unwrap()]
+        };
+        let pairs = [8, 5, 7].map(alike);
+        assert!(pairs.iter().any(|[short, long]| short < long), "{name}: {pairs:?}");
+        let [a, b, c] = pairs;
+        let batches = [
+            [a[1], b[1], c[1]],
+            [a[0], b[0], c[0]],
+            [a[1], b[0], c[0]],
+            [c[0], a[1], b[1]],
+            [b[0], c[1], a[0]],
+        ];
+        let config = golden_settings("layer-norm+feature", steps);
+        let mut adapter = BatchAdapter::new(&backend, model, &config).unwrap().unwrap();
+        let counts = || [Count::Allocations, Count::Graphs].map(counted);
+        let mut made = Vec::new();
+        for lens in batches {
+            let (before, launches) = (counts(), backend.graph_launches());
+            let inputs = lens.map(|len| &values[..len * unit]);
+            let episodes = adapter.run(&backend, &inputs).unwrap();
+            assert!(episodes.iter().all(|episode| episode.frames > 0));
+            let used = counts().into_iter().zip(before).map(|(now, then)| Some(now? - then?));
+            made.push((used.collect::<Option<Vec<u64>>>(), backend.graph_launches() - launches));
+        }
+        let replayed: Vec<u64> = made.iter().map(|(_, launches)| *launches).collect();
+        assert_eq!(replayed[2..], [steps as u64 + 2; 3], "{name}");
+        let Some(made) = made.into_iter().map(|(made, _)| made).collect::<Option<Vec<_>>>() else {
+            return;
+        };
+        println!("{name}: {batches:?}: allocations and graphs {made:?}");
         assert_eq!(
             made.iter().map(|made| made[1]).sum::<u64>(),
             3,

@@ -1,5 +1,5 @@
-// A stand-in for libcublasLt.so.12 over the emulated driver, for tests only: column-major f32 products with a bias
-// epilogue. Refuses what cuBLASLt's documentation refuses: leading dimensions below a matrix's rows (they must not
+// A stand-in for libcublasLt.so.12 over the emulated driver, for tests only: column-major f32 products, one or a
+// strided batch, with a bias epilogue. Refuses what cuBLASLt's documentation refuses: leading dimensions below a matrix's rows (they must not
 // overlap), descriptors that do not fit together, pointers less aligned than the preference promised.
 #include "driver.h"
 
@@ -11,8 +11,8 @@ enum { OK = 0, INVALID = 7, NOT_SUPPORTED = 15 };
 enum { EPILOGUE_DEFAULT = 1, EPILOGUE_BIAS = 4 };
 enum { COMPUTE_32F = 68, COMPUTE_32F_FAST_16BF = 75, COMPUTE_32F_FAST_TF32 = 77 };
 
-struct Layout { uint64_t rows, cols; int64_t ld; };
-struct Description { int compute, trans_a = 0, trans_b = 0, epilogue = EPILOGUE_DEFAULT; const float* bias = nullptr; };
+struct Layout { uint64_t rows, cols; int64_t ld; int32_t batch = 1; int64_t apart = 0; };
+struct Description { int compute, trans_a = 0, trans_b = 0, epilogue = EPILOGUE_DEFAULT; const float* bias = nullptr; int64_t bias_apart = 0; };
 struct Preference { uint64_t workspace = 0; uint32_t alignment[4] = {256, 256, 256, 256}; };
 // What an algorithm was chosen for.
 struct Algorithm { uint64_t magic, m, n, k; uint32_t alignment[4]; uint64_t rest[2]; };
@@ -28,6 +28,12 @@ API cublasLtMatrixLayoutCreate(Layout** l, int type, uint64_t rows, uint64_t col
     *l = new Layout{rows, cols, ld};
     return OK;
 }
+API cublasLtMatrixLayoutSetAttribute(Layout* l, int attribute, const void* value, size_t size) {
+    if (attribute == 5 && size == 4) memcpy(&l->batch, value, 4);
+    else if (attribute == 6 && size == 8) memcpy(&l->apart, value, 8);
+    else return INVALID;
+    return OK;
+}
 API cublasLtMatrixLayoutDestroy(Layout* l) { delete l; return OK; }
 API cublasLtMatmulDescCreate(Description** d, int compute, int scale) {
     if (scale != 0 || (compute != COMPUTE_32F && compute != COMPUTE_32F_FAST_16BF && compute != COMPUTE_32F_FAST_TF32)) return NOT_SUPPORTED;
@@ -37,8 +43,8 @@ API cublasLtMatmulDescCreate(Description** d, int compute, int scale) {
 API cublasLtMatmulDescDestroy(Description* d) { delete d; return OK; }
 API cublasLtMatmulDescSetAttribute(Description* d, int attribute, const void* value, size_t size) {
     void* to = attribute == 3 ? (void*)&d->trans_a : attribute == 4 ? (void*)&d->trans_b : attribute == 7 ? (void*)&d->epilogue
-             : attribute == 8 ? (void*)&d->bias : nullptr;
-    if (!to || size != (attribute == 8 ? 8 : 4)) return INVALID;
+             : attribute == 8 ? (void*)&d->bias : attribute == 10 ? (void*)&d->bias_apart : nullptr;
+    if (!to || size != (attribute >= 8 ? 8 : 4)) return INVALID;
     memcpy(to, value, size);
     return d->epilogue == EPILOGUE_DEFAULT || d->epilogue == EPILOGUE_BIAS ? OK : NOT_SUPPORTED;
 }
@@ -55,12 +61,14 @@ static int fits(const Description* d, const Layout* a, const Layout* b, const La
     k = d->trans_a ? a->rows : a->cols;
     n = d->trans_b ? b->rows : b->cols;
     const bool ok = k == (d->trans_b ? b->cols : b->rows) && c->rows == m && c->cols == n && m && n && k;
-    return ok ? OK : INVALID;
+    // Results of a batch must not overlap.
+    const bool batch = a->batch == b->batch && b->batch == c->batch && c->batch > 0 && (c->batch == 1 || c->apart >= (int64_t)((n - 1) * c->ld + m));
+    return ok && batch ? OK : INVALID;
 }
 API cublasLtMatmulAlgoGetHeuristic(void*, const Description* d, const Layout* a, const Layout* b, const Layout* c, const Layout* out,
                                    const Preference* p, int asked, Result* results, int* count) {
     uint64_t m, n, k;
-    if (asked < 1 || c->ld != out->ld || fits(d, a, b, c, m, n, k)) return INVALID;
+    if (asked < 1 || c->ld != out->ld || c->batch != out->batch || c->apart != out->apart || fits(d, a, b, c, m, n, k)) return INVALID;
     *results = Result{};
     results->algorithm = Algorithm{0x617572697374, m, n, k, {p->alignment[0], p->alignment[1], p->alignment[2], p->alignment[3]}, {}};
     results->workspace = 0;
@@ -114,12 +122,22 @@ API cublasLtMatmul(void*, const Description* d, const float* alpha, const float*
                    const float* beta, const float* c, const Layout* lc, float* out, const Layout* lo, const Algorithm* algorithm,
                    void*, size_t, CUstream stream) {
     uint64_t m, n, k;
-    if (fits(d, la, lb, lo, m, n, k) || lc->rows != lo->rows || lc->cols != lo->cols || lc->ld != lo->ld) return INVALID;
+    if (fits(d, la, lb, lo, m, n, k) || lc->rows != lo->rows || lc->cols != lo->cols || lc->ld != lo->ld || lc->batch != lo->batch) return INVALID;
     if (algorithm->magic != 0x617572697374 || algorithm->m != m || algorithm->n != n || algorithm->k != k) return INVALID;
     const void* pointers[4] = {a, b, c, out};
-    for (int i = 0; i < 4; i++) if ((uint64_t)pointers[i] % algorithm->alignment[i]) return INVALID;
+    const Layout* layouts[4] = {la, lb, lc, lo};
+    for (int i = 0; i < 4; i++) {
+        const bool apart = layouts[i]->batch > 1;
+        if (((uint64_t)pointers[i] | (apart ? 4 * (uint64_t)layouts[i]->apart : 0)) % algorithm->alignment[i]) return INVALID;
+    }
     const int error = emulated_enqueue(stream, [=, d = *d, alpha = *alpha, beta = *beta, la = *la, lb = *lb, lc = *lc, lo = *lo] {
-        return multiply(d, alpha, beta, a, la, b, lb, c, lc, out, lo, m, n, k);
+        int failed = 0;
+        for (int64_t i = 0; i < lo.batch && !failed; i++) {
+            Description own = d;
+            if (own.bias) own.bias += i * d.bias_apart;
+            failed = multiply(own, alpha, beta, a + i * la.apart, la, b + i * lb.apart, lb, c + i * lc.apart, lc, out + i * lo.apart, lo, m, n, k);
+        }
+        return failed;
     });
     return error ? 13 : OK;                           // CUBLAS_STATUS_EXECUTION_FAILED
 }

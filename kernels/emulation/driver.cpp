@@ -72,9 +72,10 @@ thread_local CUcontext current = nullptr;
 Context contexts[8];
 std::vector<size_t> allocated(8, 0);
 size_t launches = 0;
-// What tests ask for by emulated_count: allocations of device and pinned memory, waits of the host, graphs made, kernels run.
-uint64_t counts[4];
-enum { ALLOCATIONS, WAITS, GRAPHS, LAUNCHES };
+// What tests ask for by emulated_count: allocations of device and pinned memory, waits of the host, graphs made, kernels run,
+// and all that streams were given to do: kernels, products, copies, memory set.
+uint64_t counts[5];
+enum { ALLOCATIONS, WAITS, GRAPHS, LAUNCHES, WORK };
 int sticky = OK;
 
 struct Scene {
@@ -167,6 +168,7 @@ void record(const std::string& name, const unsigned (&grid)[3], unsigned threads
 int emulated_enqueue(CUstream stream, Work work) {
     std::lock_guard<std::recursive_mutex> guard(mutex);
     if (sticky != OK) return sticky;
+    if (!stream || !stream->capture) counts[WORK]++;
     if (!stream) return sticky = run_all() ? sticky : work();
     if (stream->capture) stream->capture->work.push_back(std::move(work));
     else stream->queue.push_back(std::move(work));
@@ -319,6 +321,15 @@ API cuMemsetD8Async(CUdeviceptr d, unsigned char v, size_t n, CUstream s) {
     LOCK;
     if (!emulated_inside(d, n)) return emulated_complaint("memset outside an allocation");
     return emulated_enqueue(s, [=] { memset((void*)d, v, n); return OK; });
+}
+API cuMemsetD2D32Async(CUdeviceptr d, size_t pitch, unsigned v, size_t width, size_t height, CUstream s) {
+    LOCK;
+    if (!width || !height || pitch < 4 * width || pitch % 4) return INVALID;
+    if (!emulated_inside(d, (height - 1) * pitch + 4 * width)) return emulated_complaint("memset outside an allocation");
+    return emulated_enqueue(s, [=] {
+        for (size_t row = 0; row < height; row++) std::fill_n((uint32_t*)(d + row * pitch), width, v);
+        return OK;
+    });
 }
 API cuMemsetD8_v2(CUdeviceptr d, unsigned char v, size_t n) { return cuMemsetD8Async(d, v, n, nullptr); }
 API cuModuleLoadData(CUmodule* m, const void* image) {

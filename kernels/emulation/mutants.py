@@ -1,7 +1,7 @@
 """Plants bugs in copies of the kernels, one at a time, and demands that the checks notice each: a check that cannot fail
 shows nothing. Run by kernels/check, which builds what it needs before:
 
-    mutants.py WORK_DIRECTORY LAUNCHES OPERATIONS_TEST DESCENT_TEST PADDING_TEST SPANS_TEST
+    mutants.py WORK_DIRECTORY LAUNCHES OPERATIONS_TEST DESCENT_TEST PADDING_TEST SPANS_TEST APART_TEST
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent
 
-# name: (file, original, planted, test that must fail (of cuda_operations, or of cuda_descent, cuda_padding or cuda_spans where it says so), check). A check is `plain` (results against the CPU's, and what the
+# name: (file, original, planted, test that must fail (of cuda_operations, or of cuda_descent, cuda_padding, cuda_spans or cuda_apart where it says so), check). A check is `plain` (results against the CPU's, and what the
 # emulator refuses), `address` (the same under the sanitizers) or `thread` (the replayed launches).
 MUTANTS = {
     "a row's sum without its last lanes": (
@@ -79,13 +79,13 @@ MUTANTS = {
     "distances counted from the padded length in one place only": (
         "attention.cu", "distance = table[(long long)head * distances + col - row + all - 1];", "distance = table[(long long)head * distances + col - row + frames - 1];", "padding attention", "plain"),
     "padding in a channel's moments": (
-        "channel_norm.cu", "end = min(rows_that_count(counted, all), first + chunk);", "end = min(all, first + chunk);", "padding channel_norms", "plain"),
+        "channel_norm.cu", "end = min(rows_that_count(counted, blockIdx.z, all), first + chunk);", "end = min(all, first + chunk);", "padding channel_norms", "plain"),
     "a channel's mean over the padded length": (
-        "channel_norm.cu", "int col = blockIdx.x * 128 + threadIdx.x, rows = rows_that_count(counted, all);\n    if (col >= cols) return;\n    double mean",
-        "int col = blockIdx.x * 128 + threadIdx.x, rows = all;\n    if (col >= cols) return;\n    double mean", "padding channel_norms", "plain"),
+        "channel_norm.cu", "rows = rows_that_count(counted, blockIdx.y, all);\n    if (col >= cols) return;\n    partial += 2 * (long long)blockIdx.y * ((all",
+        "rows = all;\n    if (col >= cols) return;\n    partial += 2 * (long long)blockIdx.y * ((all", "padding channel_norms", "plain"),
     "a gradient's mean over the padded length": (
-        "channel_norm.cu", "int col = blockIdx.x * 128 + threadIdx.x, rows = rows_that_count(counted, all);\n    if (col >= cols) return;\n    double sum",
-        "int col = blockIdx.x * 128 + threadIdx.x, rows = all;\n    if (col >= cols) return;\n    double sum", "padding channel_norms", "plain"),
+        "channel_norm.cu", "rows = rows_that_count(counted, blockIdx.y, all);\n    if (col >= cols) return;\n    partial += 2 * (long long)blockIdx.y * chunks",
+        "rows = all;\n    if (col >= cols) return;\n    partial += 2 * (long long)blockIdx.y * chunks", "padding channel_norms", "plain"),
     "a gradient that leaks into the padding": (
         "channel_norm.cu", "d[at] = row < rows ?", "d[at] = row < all ?", "padding channel_norms", "plain"),
     "padded frames in the objective": (
@@ -93,7 +93,7 @@ MUTANTS = {
     "a padded frame's gradient left as it was": (
         "objective.cu", "        dlogits[index] = 0.0f;\n", "", "padding objective", "plain"),
     "padding cleared a row too late": (
-        "elementwise.cu", "= (long long)rows_that_count(counted, rows) * cols;", "= (long long)(rows_that_count(counted, rows) + 1) * cols;", "padding cleared", "plain"),
+        "elementwise.cu", "= (long long)rows_that_count(counted, blockIdx.y, rows) * cols;", "= (long long)(rows_that_count(counted, blockIdx.y, rows) + 1) * cols;", "padding cleared", "plain"),
     "a norm without the GELU that should follow": (
         "layer_norm.cu", "y[col] = activate ? gelu(value) : value;", "y[col] = value;", "layer_norms", "plain"),
     "an utterance's last row with its neighbour's values": (
@@ -120,6 +120,40 @@ MUTANTS = {
         "descent.cu", "bad[blockIdx.x] == 0", "bad[0] == 0", "spans descents", "plain"),
     "steps along the first descent's gradient": (
         "descent.cu", "    gradients += blockIdx.y * share;\n", "", "spans descents", "plain"),
+    "every utterance convolved by the first one's weights": (
+        "convolution.cu", "    weight += utterance * weight_apart;\n", "", "apart convolutions_with", "plain"),
+    "every utterance's first convolution of the first one's signal": (
+        "convolution.cu", "    x += utterance * x_apart;\n", "", "apart convolutions_with", "plain"),
+    "all utterances' chunks added to the first one's gradient": (
+        "convolution.cu", "    sum += (long long)blockIdx.y * sum_apart;\n", "", "apart convolutions_with", "plain"),
+    "utterances that write each other's chunks": (
+        "convolution.cu", "    partial += (long long)blockIdx.z * gridDim.x * outputs * window;\n", "", "apart convolutions_with", "plain"),
+    "biases' gradients that all go to the first utterance": (
+        "layer_norm.cu", "    dbias += blockIdx.y * dbias_stride;\n", "", "apart convolutions_with", "plain"),
+    "a grouped convolution of the first utterance's frames": (
+        "convolution.cu", "    x += (long long)utterance * frames * channels;\n", "", "apart grouped", "plain"),
+    "rows of even utterances normed as the first one's": (
+        "layer_norm.cu", "if (!starts) return row / (rows / utterances);", "if (!starts) return 0;", "apart layer_norms", "plain"),
+    "even utterances' gradients over all rows": (
+        "common.cuh", "return Span{utterance * (rows / count), rows / count, rows / count};", "return Span{0, rows, rows};", "apart layer_norms", "plain"),
+    "the first utterance's count for all": (
+        "common.cuh", "counted ? counted + utterance : counted", "counted", "apart channel_norms", "plain"),
+    "channels' moments of the first utterance for all": (
+        "channel_norm.cu", "    partial += 2 * (long long)blockIdx.y * ((all + chunk - 1) / chunk) * cols;\n", "", "apart channel_norms", "plain"),
+    "channels' sums of the first utterance for all": (
+        "channel_norm.cu", "    partial += 2 * (long long)blockIdx.y * chunks * cols;\n", "", "apart channel_norms", "plain"),
+    "a channel norm's gradients that all go to the first utterance": (
+        "channel_norm.cu", "    if (dweight) dweight += (long long)blockIdx.y * stride;\n", "", "apart channel_norms", "plain"),
+    "a division by nobody's rows": (
+        "channel_norm.cu", "const int count = max(rows, 1);", "const int count = rows;", "apart channel_norms", "plain"),
+    "padding behind joined rows left as it was": (
+        "elementwise.cu", "y[(long long)row * cols + col] = counts ? x[from * cols + col] : 0.0f;", "if (counts) y[(long long)row * cols + col] = x[from * cols + col];", "spans rows_move", "plain"),
+    "a neighbour's rows in an utterance's padding": (
+        "elementwise.cu", "from < (long long)starts[blockIdx.y + 1];", "from < (long long)starts[gridDim.y];", "spans rows_move", "plain"),
+    "padding cleared after the first one's count": (
+        "elementwise.cu", "rows_that_count(counted, blockIdx.y, rows) * cols;", "rows_that_count(counted, rows) * cols;", "spans rows_move", "plain"),
+    "positions added to the first utterance alone": (
+        "elementwise.cu", "    y += blockIdx.y * y_stride;\n", "", "spans rows_move", "plain"),
     "a spectrum read before it is whole": (
         "log_mel.cu", "    __syncthreads();\n    float top = MINUS_INFINITY;\n    for (int band", "    float top = MINUS_INFINITY;\n    for (int band", "log_mel", "plain"),
 }
@@ -127,7 +161,7 @@ MUTANTS = {
 
 def main() -> None:
     work, launches = Path(sys.argv[1]), Path(sys.argv[2])
-    tests = {"operations": sys.argv[3], "descent": sys.argv[4], "padding": sys.argv[5], "spans": sys.argv[6]}
+    tests = {"operations": sys.argv[3], "descent": sys.argv[4], "padding": sys.argv[5], "spans": sys.argv[6], "apart": sys.argv[7]}
     missed = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         running = {name: pool.submit(is_caught, index, mutant, work, launches, tests) for index, (name, mutant) in enumerate(MUTANTS.items())}

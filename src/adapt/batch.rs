@@ -1,17 +1,16 @@
 //! Episodic adaptation of several utterances in one pass: the frozen layers see all their frames at once, one matrix
 //! product for all, while each utterance has its own values of what is adapted and its own course.
 //!
-//! The utterances' rows lie behind each other, without padding: what an utterance gives does not depend on the others. One
-//! launch serves all of them in the norms, attention, the objective, the decisions and the steps; the convolutions before
-//! the transformer take an utterance after the other.
+//! What an utterance gives does not depend on the others. One launch serves all of them: in the convolutions before the
+//! transformer, where all are padded to one length, and in the norms, attention, the objective, the decisions and the steps,
+//! where their rows lie behind each other.
 
 use super::episode::Episode;
 use super::unattended::Memory;
 use super::{AdaptedParameters, Selection, Snapshot};
-use crate::engine::{AdamW, Arena, Backend, Each, EngineError, ObjectiveTerms, Pass, Replay, Rows, Rules};
-use crate::model::{Activations, CtcModel, OperandId, Parameters};
+use crate::engine::{AdamW, Arena, Backend, EngineError, ObjectiveTerms, Pass, Replay, Rows, Rules};
+use crate::model::{Activations, CtcModel};
 use crate::{AdaptationConfig, Method};
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,65 +21,21 @@ pub struct BatchAdapter<B: Backend> {
     config: AdaptationConfig,
     lanes: Lanes<B>,
     arena: Arena<B>,
-    /// For [`Replay`]: whose work a batch of these lengths is.
-    owners: HashMap<Vec<usize>, u64>,
+    /// For [`Replay`]: whose work a batch of so many utterances, values each and rows in all is, with the padding.
+    owners: HashMap<[usize; 3], u64>,
     lowest: usize,
 }
 
-/// Lists of lengths remembered: graphs are kept for fewer.
+/// Sizes remembered: graphs are kept for fewer.
 const MOST_OWNERS: usize = 256;
 
 /// What so many utterances have of their own.
 struct Lanes<B: Backend> {
     count: usize,
-    store: Store<B>,
+    /// The values that move, a share for each utterance.
+    store: AdaptedParameters<B>,
     last_good: Snapshot<B>,
     memory: Memory<B>,
-}
-
-/// The values that move, a share for each utterance; where the model's passes take one utterance after the other they turn
-/// from one share to the next.
-struct Store<B: Backend> {
-    shares: AdaptedParameters<B>,
-    current: Cell<usize>,
-}
-
-impl<B: Backend> Parameters<B> for Store<B> {
-    fn turn_to(&self, utterance: usize) {
-        self.current.set(utterance);
-    }
-
-    fn value(&self, backend: &B, id: OperandId) -> B::View<'_> {
-        self.shares.value_of(backend, id, self.current.get())
-    }
-
-    fn is_adapted(&self, id: OperandId) -> bool {
-        self.shares.is_adapted(id)
-    }
-
-    fn gradient(&mut self, backend: &B, id: OperandId) -> Option<B::ViewMut<'_>> {
-        self.shares.gradient_of(backend, id, self.current.get())
-    }
-
-    fn values_and_gradients<const N: usize>(
-        &mut self,
-        backend: &B,
-        ids: [OperandId; N],
-    ) -> ([B::View<'_>; N], [Option<B::ViewMut<'_>>; N]) {
-        self.shares.values_and_gradients_of(backend, ids, self.current.get())
-    }
-
-    fn each(&self, backend: &B, id: OperandId) -> Each<B::View<'_>> {
-        self.shares.each(backend, id)
-    }
-
-    fn gradients_of_each<const N: usize>(
-        &mut self,
-        backend: &B,
-        ids: [OperandId; N],
-    ) -> (Each<B::ViewMut<'_>>, [Option<usize>; N]) {
-        self.shares.gradients_of_each(backend, ids)
-    }
 }
 
 impl<B: Backend> Lanes<B> {
@@ -92,17 +47,14 @@ impl<B: Backend> Lanes<B> {
         count: usize,
     ) -> Result<Option<Self>, EngineError> {
         let (weights, selection) = (model.weights().clone(), Selection::of(config));
-        let shares = AdaptedParameters::shared(backend, weights, selection, count)?;
-        let Some(memory) = Memory::new(backend, config, shares.stored(), count)? else {
+        let store = AdaptedParameters::shared(backend, weights, selection, count)?;
+        let Some(memory) = Memory::new(backend, config, store.stored(), count)? else {
             return Ok(None);
         };
         Ok(Some(Self {
             count,
-            last_good: shares.snapshot(backend)?,
-            store: Store {
-                shares,
-                current: Cell::new(0),
-            },
+            last_good: store.snapshot(backend)?,
+            store,
             memory,
         }))
     }
@@ -134,7 +86,7 @@ impl<B: Backend> BatchAdapter<B> {
 
     /// The adapted values of an utterance of the last batch, in the order of [`AdaptedParameters::values`].
     pub fn values(&self, backend: &B, utterance: usize) -> Vec<f32> {
-        self.lanes.store.shares.values_of(backend, utterance)
+        self.lanes.store.values_of(backend, utterance)
     }
 
     /// Recognises utterances (model inputs, as [`super::Adapter::run`] takes them), adapting to each from the source model.
@@ -150,7 +102,7 @@ impl<B: Backend> BatchAdapter<B> {
             && let Some((plan, activations)) = self.model.plan_batch(backend, &lens, self.lowest)
         {
             self.arena.reserve(backend, &plan)?;
-            self.arena.reserve_spans(backend, heard.len())?;
+            self.arena.reserve_spans(backend, activations.utterances())?;
             episodes = self.run_heard(backend, &activations, &heard)?;
         }
         let mut episodes = episodes.into_iter();
@@ -163,12 +115,12 @@ impl<B: Backend> BatchAdapter<B> {
     fn run_heard(&mut self, backend: &B, a: &Activations, inputs: &[&[f32]]) -> Result<Vec<Episode>, EngineError> {
         let begun = Instant::now();
         let (steps, classes) = (self.config.planned_steps(), self.model.config().vocab_size);
-        let lens: Vec<usize> = inputs.iter().map(|input| input.len()).collect();
         if self.owners.len() >= MOST_OWNERS {
             self.owners.clear();
         }
-        let owner = *self.owners.entry(lens).or_insert_with(Replay::new_owner);
-        let (rows, count) = (a.utterance_rows(), inputs.len());
+        let (rows, count) = (a.utterance_rows(), a.utterances());
+        let sizes = [count, a.values(), a.padded_frames()];
+        let owner = *self.owners.entry(sizes).or_insert_with(Replay::new_owner);
         if self.lanes.count < count {
             // Sizes of powers of two: a few utterances more need not be given memory anew each time.
             let most = count.next_power_of_two();
@@ -176,10 +128,10 @@ impl<B: Backend> BatchAdapter<B> {
                 self.lanes = lanes;
             }
         }
-        self.lanes.memory.reserve(backend, a.logits().len)?;
+        self.lanes.memory.reserve(backend, a.padded_logits().0.len)?;
         self.model.load_inputs(backend, &mut self.arena, a, inputs);
-        self.lanes.store.shares.use_shares(backend, count);
-        self.lanes.store.shares.restore_source(backend);
+        self.lanes.store.use_shares(backend, count);
+        self.lanes.store.restore_source(backend);
         self.lanes.memory.begin(backend, count, 0);
         let replay = |pass, stage| Replay {
             owner,
@@ -239,7 +191,7 @@ impl<B: Backend> BatchAdapter<B> {
         let (spans, shape) = (
             a.spans(),
             Rows {
-                rows: a.output_frames(),
+                rows: a.padded_frames(),
                 cols,
             },
         );
@@ -248,31 +200,24 @@ impl<B: Backend> BatchAdapter<B> {
             backend,
             judge,
             (&terms, rules),
-            (shape, spans, shape.rows),
+            (shape, spans, a.output_frames()),
             &mut self.arena,
-            (a.logits(), a.dlogits()),
+            a.padded_logits(),
         );
         let ledgers = lanes.memory.ledgers(backend);
-        lanes
-            .store
-            .shares
-            .restore_where(backend, judge, ledgers, &lanes.last_good);
+        lanes.store.restore_where(backend, judge, ledgers, &lanes.last_good);
     }
 
     /// The second.
     fn step(&mut self, backend: &B, a: &Activations) {
         let Some(judge) = backend.judge() else { return };
         let lanes = &mut self.lanes;
-        lanes.store.shares.zero_gradients(backend);
+        lanes.store.zero_gradients(backend);
         self.model.backward(backend, &mut lanes.store, &mut self.arena, a);
         let optimizer = AdamW::suta(self.config.learning_rate);
-        lanes.memory.step(
-            backend,
-            judge,
-            &optimizer,
-            &mut lanes.store.shares,
-            &mut lanes.last_good,
-        );
+        lanes
+            .memory
+            .step(backend, judge, &optimizer, &mut lanes.store, &mut lanes.last_good);
         self.model
             .forward(backend, &lanes.store, &mut self.arena, a, self.lowest);
     }

@@ -54,26 +54,31 @@ impl ArenaPlan {
     }
 }
 
-/// How many rows count of a padded input's; see [`Backend::pads`].
+/// How many rows count of each of so many utterances' padded inputs; see [`Backend::pads`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
     /// Of the first convolution's output.
-    Convolved = 0,
-    /// Of what the model gives: where its only utterance ends.
-    Output = FIRST_START as isize + 1,
+    Convolved(usize),
+    /// Of what the model gives.
+    Output(usize),
 }
 
-/// Where the spans' starts begin among the words.
-const FIRST_START: usize = 1;
-/// Words of an arena at first: spans of eight utterances, which is what is passed through together by default.
-const WORDS: usize = 16;
+/// Utterances that an arena has words for at first, which is what is passed through together by default.
+const UTTERANCES: usize = 8;
+
+/// Words for so many.
+fn words_for(utterances: usize) -> usize {
+    3 * utterances + 1
+}
 
 /// The memory behind a plan; it grows to the longest utterance seen and is used again for the next.
 pub struct Arena<B: Backend> {
     /// The one buffer that all slots point into.
     pub buffer: B::Buffer,
-    /// Words, on devices that pad: the count after the first convolution, the spans' starts.
+    /// Words, on devices that pad: each utterance's count after the first convolution, and in the end; the spans' starts.
     words: B::Buffer,
+    /// Utterances there are words for.
+    room: usize,
 }
 
 /// Something that there need not be, and slots to read and to write.
@@ -88,25 +93,31 @@ impl<B: Backend> Arena<B> {
     pub fn new(backend: &B, len: usize) -> Result<Self, EngineError> {
         Ok(Self {
             buffer: backend.zeros(len)?,
-            words: backend.zeros(if backend.pads() { WORDS } else { 0 })?,
+            words: backend.zeros(if backend.pads() { words_for(UTTERANCES) } else { 0 })?,
+            room: UTTERANCES,
         })
     }
 
-    /// Which rows count from now on: how many of the first convolution's output, and the starts of the output's spans with
-    /// the last one's end. After [`Arena::reserve_spans`] for as many.
-    pub fn set_counts(&mut self, backend: &B, convolved: usize, starts: &[usize]) {
-        let words: Vec<f32> = [&[convolved], starts]
-            .concat()
-            .into_iter()
-            .map(count_to_value)
-            .collect();
+    /// Which rows count from now on: of each utterance how many of the first convolution's output, and of what the model
+    /// gives. After [`Arena::reserve_spans`] for as many.
+    pub fn set_counts(&mut self, backend: &B, counts: &[[usize; 2]]) {
+        assert!(counts.len() <= self.room, "{} utterances", counts.len());
+        let mut words = vec![0; words_for(self.room)];
+        for (index, [convolved, output]) in counts.iter().enumerate() {
+            words[index] = *convolved;
+            words[self.room + index] = *output;
+            words[2 * self.room + index + 1] = words[2 * self.room + index] + output;
+        }
+        let words: Vec<f32> = words.into_iter().map(count_to_value).collect();
         backend.upload(&words, backend.view_mut(&mut self.words, 0..words.len()));
     }
 
-    /// Makes room for the starts of so many spans.
+    /// Makes room for the words of so many utterances.
     pub fn reserve_spans(&mut self, backend: &B, count: usize) -> Result<(), EngineError> {
-        if backend.len(&self.words) < FIRST_START + count + 1 {
-            self.words = backend.zeros((FIRST_START + count + 1).next_power_of_two())?;
+        if self.room < count {
+            let room = count.next_power_of_two();
+            self.words = backend.zeros(words_for(room))?;
+            self.room = room;
         }
         Ok(())
     }
@@ -131,7 +142,7 @@ impl<B: Backend> Arena<B> {
         backend.split(&mut self.buffer, reads, writes)
     }
 
-    /// The same with a count, where there is padding.
+    /// The same with counts, where there is padding.
     pub fn split_counted<const R: usize, const W: usize>(
         &mut self,
         backend: &B,
@@ -139,7 +150,10 @@ impl<B: Backend> Arena<B> {
         reads: [Slot; R],
         writes: [Slot; W],
     ) -> With<'_, B, B::View<'_>, R, W> {
-        let counted = counted.map(|count| backend.view(&self.words, count as usize..count as usize + 1));
+        let counted = counted.map(|count| match count {
+            Count::Convolved(utterances) => backend.view(&self.words, 0..utterances),
+            Count::Output(utterances) => backend.view(&self.words, self.room..self.room + utterances),
+        });
         let (reads, writes) = backend.split(&mut self.buffer, reads, writes);
         (counted, reads, writes)
     }
@@ -153,7 +167,7 @@ impl<B: Backend> Arena<B> {
         writes: [Slot; W],
     ) -> With<'_, B, Spans<B::View<'_>>, R, W> {
         let spans = spans.map(|spans| Spans {
-            starts: backend.view(&self.words, FIRST_START..FIRST_START + spans.count + 1),
+            starts: backend.view(&self.words, 2 * self.room..2 * self.room + spans.count + 1),
             count: spans.count,
             longest: spans.longest,
         });

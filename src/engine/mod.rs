@@ -9,53 +9,23 @@ pub mod cpu;
 mod ctc;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod error;
 mod ledger;
+mod replay;
 mod shapes;
 
 pub use arena::{Arena, ArenaPlan, Count, Slot};
 pub use ctc::{CtcLoss, ctc_loss, pseudo_label_loss};
+pub use error::EngineError;
 pub use ledger::{Judge, Ledger, Pieces, Rules, Says, Verdict, to_values};
+pub use replay::{Pass, Replay};
 pub use shapes::{
     AdamW, Attention, BiasAndGradient, Conv1d, CrossAttention, CudaPrecision, Each, GroupedConv1d, Linear,
-    ObjectiveTerms, ObjectiveValue, PlacedLabel, PseudoLabel, RelativeBias, RelativeBiasGradient, Rows, Spans,
+    ObjectiveTerms, ObjectiveValue, PlacedLabel, PseudoLabel, RelativeBias, RelativeBiasGradient, Rows, Shares, Spans,
     count_to_value,
 };
 
 use std::ops::Range;
-
-/// What can go wrong on a device.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum EngineError {
-    /// The device could not give the memory asked for.
-    #[error(
-        "the {device} could not allocate {bytes} bytes of memory; close other programs, or transcribe shorter utterances"
-    )]
-    OutOfMemory {
-        /// The device, in words.
-        device: String,
-        /// The size asked for.
-        bytes: usize,
-    },
-    /// The worker threads could not be started.
-    #[error("could not start {threads} worker threads: {reason}; try fewer jobs")]
-    Threads {
-        /// How many were asked for.
-        threads: usize,
-        /// The system's reason.
-        reason: String,
-    },
-    /// A GPU that is not there, or cannot be used.
-    #[error("{0}; use --device cpu to go on without one")]
-    NoGpu(String),
-    /// The device failed in the middle of its work.
-    #[error("the {device} failed ({reason}); what is written is kept: run the same command again, or use --device cpu")]
-    DeviceFailed {
-        /// The device, in words.
-        device: String,
-        /// What it said.
-        reason: String,
-    },
-}
 
 /// What a backend says that is told of padding though it does not pad.
 const NO_PADDING: &str = "this backend pads nothing";
@@ -77,43 +47,6 @@ fn check_split(len: usize, reads: &[Slot], writes: &[Slot]) {
         reads.iter().chain(writes).all(|slot| slot.offset + slot.len <= len),
         "slot outside the arena"
     );
-}
-
-/// Work that is done again and again: for the same value of this the same operations on the same memory, none of which
-/// hands a result to the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Replay {
-    /// Whose work it is, of all that use a backend; see [`Replay::new_owner`].
-    pub owner: u64,
-    /// Which of the owner's.
-    pub pass: Pass,
-    /// The stage it starts or ends at.
-    pub stage: usize,
-    /// The input's values, which decide the sizes.
-    pub values: usize,
-    /// Frames and symbols of the target that a step goes towards; 0 without one.
-    pub label: (usize, usize),
-}
-
-/// A pass through a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Pass {
-    /// From a stage up.
-    Forward,
-    /// Down to a stage.
-    Backward,
-    /// A whole step of a descent that the device decides; the stage is how many there are.
-    Step,
-    /// What follows the last one.
-    Judgement,
-}
-
-impl Replay {
-    /// A number that nobody else has.
-    pub fn new_owner() -> u64 {
-        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-        NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
-    }
 }
 
 /// A device that runs the operations.
@@ -258,6 +191,44 @@ pub trait Backend: Send + Sync + Sized + 'static {
         self.linear_backward_weight(shape.as_linear(), x, dpre, dweight);
     }
 
+    /// [`Backend::conv1d_gelu`] of several utterances of one shape, each with its own weight and bias; without GELU where
+    /// there is no `y`, which else lies as `pre` does. x is theirs behind each other. What lies between the utterances' `pre`
+    /// is gone through too, and must be finite.
+    fn conv1d_gelu_each(
+        &self,
+        _shape: Conv1d,
+        _count: usize,
+        _x: Self::View<'_>,
+        _parameters: [Each<Self::View<'_>>; 2],
+        _pre: Each<Self::ViewMut<'_>>,
+        _y: Option<Self::ViewMut<'_>>,
+    ) {
+        panic!("{NO_PADDING}");
+    }
+    /// [`Backend::conv1d_backward_input`], the same way: `dpre` and `dx` are theirs behind each other.
+    fn conv1d_backward_input_each(
+        &self,
+        _shape: Conv1d,
+        _count: usize,
+        _dpre: Self::View<'_>,
+        _weight: Each<Self::View<'_>>,
+        _dx: Self::ViewMut<'_>,
+    ) {
+        panic!("{NO_PADDING}");
+    }
+    /// Weight's and bias's gradients, the same way, at these places of the first utterance's among `gradients`.
+    fn conv1d_backward_parameters_each(
+        &self,
+        _shape: Conv1d,
+        _count: usize,
+        _x: Self::View<'_>,
+        _dpre: Each<Self::View<'_>>,
+        _gradients: Each<Self::ViewMut<'_>>,
+        _places: [Option<usize>; 2],
+    ) {
+        panic!("{NO_PADDING}");
+    }
+
     /// Values of scratch memory that a grouped convolution needs (forward and backward alike).
     fn grouped_conv1d_scratch(&self, shape: GroupedConv1d) -> usize;
     /// `y = conv(x, W) + bias`; see [`GroupedConv1d`].
@@ -382,16 +353,17 @@ pub trait Backend: Send + Sync + Sized + 'static {
         dbias: Option<Self::ViewMut<'_>>,
     );
 
-    /// [`Backend::layer_norm`] of several utterances at once, each with its own γ and β; see [`Backend::pads`].
+    /// [`Backend::layer_norm`] of several utterances at once, each with its own γ and β, then GELU with `_activate`; see
+    /// [`Backend::pads`].
     fn layer_norm_each(
         &self,
         _shape: Rows,
-        _spans: Spans<Self::View<'_>>,
+        _shares: Shares<Self::View<'_>>,
         _x: Self::View<'_>,
-        _weight: Each<Self::View<'_>>,
-        _bias: Each<Self::View<'_>>,
+        _parameters: [Each<Self::View<'_>>; 2],
         _y: Self::ViewMut<'_>,
         _statistics: Self::ViewMut<'_>,
+        _activate: bool,
     ) {
         panic!("{NO_PADDING}");
     }
@@ -399,7 +371,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn layer_norm_backward_input_each(
         &self,
         _shape: Rows,
-        _spans: Spans<Self::View<'_>>,
+        _shares: Shares<Self::View<'_>>,
         _x: Self::View<'_>,
         _statistics: Self::View<'_>,
         _weight: Each<Self::View<'_>>,
@@ -414,7 +386,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn layer_norm_backward_parameters_each(
         &self,
         _shape: Rows,
-        _spans: Spans<Self::View<'_>>,
+        _shares: Shares<Self::View<'_>>,
         _x: Self::View<'_>,
         _statistics: Self::View<'_>,
         _dy: Self::View<'_>,
@@ -424,8 +396,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         panic!("{NO_PADDING}");
     }
 
-    /// Zeros in all rows but the counted ones; see [`Backend::pads`].
-    fn clear_padding(&self, _shape: Rows, _counted: Self::View<'_>, _x: Self::ViewMut<'_>) {
+    /// Zeros in all rows but the counted ones of each utterance; see [`Backend::pads`].
+    fn clear_padding(&self, _shape: Rows, _counted: Self::View<'_>, _x: Each<Self::ViewMut<'_>>) {
         panic!("{NO_PADDING}");
     }
 
@@ -455,6 +427,34 @@ pub trait Backend: Send + Sync + Sized + 'static {
         dweight: Option<Self::ViewMut<'_>>,
         dbias: Option<Self::ViewMut<'_>>,
     );
+
+    /// [`Backend::channel_norm_gelu`] of several utterances of so many rows behind each other, each with its own γ and β and
+    /// its own count of rows that count.
+    fn channel_norm_gelu_each(
+        &self,
+        _shape: Rows,
+        _counted: Self::View<'_>,
+        _x: Self::View<'_>,
+        _parameters: [Each<Self::View<'_>>; 2],
+        _y: Self::ViewMut<'_>,
+        _statistics: Self::ViewMut<'_>,
+    ) {
+        panic!("{NO_PADDING}");
+    }
+    /// [`Backend::channel_norm_gelu_backward`], the same way: the gradients begin at these places of the first utterance's.
+    fn channel_norm_gelu_backward_each(
+        &self,
+        _shape: Rows,
+        _counted: Self::View<'_>,
+        _x: Self::View<'_>,
+        _statistics: Self::View<'_>,
+        _parameters: [Each<Self::View<'_>>; 2],
+        _d: Self::ViewMut<'_>,
+        _gradients: Each<Self::ViewMut<'_>>,
+        _places: [Option<usize>; 2],
+    ) {
+        panic!("{NO_PADDING}");
+    }
 
     /// Values of scratch memory that attention needs (forward and backward alike).
     fn attention_scratch(&self, shape: Attention) -> usize;
@@ -511,6 +511,20 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// `y += x`, element by element over the whole of `y`; `x` may be longer (a position table).
     fn add_prefix(&self, x: Self::View<'_>, y: Self::ViewMut<'_>);
+
+    /// The same of so many equal stretches of `y`; see [`Backend::pads`].
+    fn add_prefix_each(&self, _count: usize, _x: Self::View<'_>, _y: Self::ViewMut<'_>) {
+        panic!("{NO_PADDING}");
+    }
+    /// Utterances' rows that lie apart, equally many each with the padding, as rows behind each other: `y[start + row] = x[row]`,
+    /// and 0 in the padding behind the last.
+    fn join_rows(&self, _spans: Spans<Self::View<'_>>, _cols: usize, _x: Self::View<'_>, _y: Self::ViewMut<'_>) {
+        panic!("{NO_PADDING}");
+    }
+    /// The reverse, with 0 in each one's padding.
+    fn part_rows(&self, _spans: Spans<Self::View<'_>>, _cols: usize, _x: Self::View<'_>, _y: Self::ViewMut<'_>) {
+        panic!("{NO_PADDING}");
+    }
 
     /// SUTA's objective and its gradient with respect to the logits, both `[T, V]`; see [`ObjectiveTerms`]. Of one utterance:
     /// a span's rows alone are in it, and padding's gradient is 0.

@@ -51,6 +51,32 @@ pub struct Spans<View> {
     pub longest: usize,
 }
 
+/// Whose rows are which, of several utterances'.
+#[derive(Debug, Clone, Copy)]
+pub enum Shares<View> {
+    /// So many utterances have equally many each, all of which count.
+    Even(usize),
+    /// As the spans say.
+    Spans(Spans<View>),
+}
+
+impl<View> Shares<View> {
+    /// How many utterances.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Even(count) => *count,
+            Self::Spans(spans) => spans.count,
+        }
+    }
+}
+
+impl<View> From<Option<Spans<View>>> for Shares<View> {
+    /// As what works row by row sees it, to which a single utterance's padding is nothing.
+    fn from(spans: Option<Spans<View>>) -> Self {
+        spans.filter(|spans| spans.count > 1).map_or(Self::Even(1), Self::Spans)
+    }
+}
+
 /// Values of which each utterance has its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Each<View> {
@@ -97,7 +123,8 @@ impl Conv1d {
 }
 
 /// A convolution over time in groups of channels, whose output is as long as its input: zeros stand before the first
-/// frame and after the last. x and y are `[frames, channels]`, the weight `[channels, kernel, channels / groups]`.
+/// frame and after the last. x and y are `[frames, channels]`, the weight `[channels, kernel, channels / groups]`. On a
+/// device that [`crate::engine::Backend::pads`] x and y may be those of several utterances behind each other, of one weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupedConv1d {
     /// T.

@@ -2,7 +2,7 @@
 
 use super::checkpoint::Checkpoint;
 use super::decoder::Decoder;
-use super::layers::{LayerNorm, LinearLayer, rows_of};
+use super::layers::{LayerNorm, LinearLayer};
 use super::tensors::{OperandId, Place, WeightsBuilder};
 use super::transformer::{Transformer, TransformerActivations};
 use super::wav2vec2::{Wav2Vec2Activations, Wav2Vec2Frontend};
@@ -55,17 +55,18 @@ struct Output {
     head: Option<LinearLayer>,
 }
 
-/// Where the activations of one input lie, or of several that are passed through together, behind each other.
+/// Where the activations of one input lie, or of several that are passed through together.
 pub struct Activations {
-    /// With padding.
+    /// Of the logits, with padding.
     rows: usize,
+    /// Of an input, with padding.
     values: usize,
-    /// Of one padded input: its own values, and how many rows count after the first convolution and in the end.
-    padded: Option<(usize, [usize; 2])>,
-    /// Where there is padding, or were inputs planned to be passed through together.
+    /// Where there is padding.
     spans: Option<Spans<()>>,
-    frontends: Vec<FrontendActivations>,
-    utterances: Vec<Utterance>,
+    inputs: Vec<Own>,
+    frontend: FrontendActivations,
+    /// Of several: what the frontend gives, `[count, rows, D]`, and its gradient.
+    apart: Option<(Slot, [Slot; 2])>,
     transformer: TransformerActivations,
     normed: Slot,
     statistics: Slot,
@@ -73,10 +74,10 @@ pub struct Activations {
     dlogits: Slot,
 }
 
-/// An input's place among those passed through together.
-struct Utterance {
+/// What counts of an input: its values, and the rows after the first convolution and in the end.
+struct Own {
     values: usize,
-    rows: Range<usize>,
+    counts: [usize; 2],
 }
 
 enum FrontendActivations {
@@ -87,7 +88,7 @@ enum FrontendActivations {
 impl Activations {
     /// T, the rows of the logits that count.
     pub fn output_frames(&self) -> usize {
-        self.padded.map_or(self.rows, |(_, [_, rows])| rows)
+        self.inputs.iter().map(|own| own.counts[1]).sum()
     }
 
     /// The same with the padding behind them.
@@ -102,12 +103,22 @@ impl Activations {
 
     /// The rows of each utterance's logits.
     pub fn utterance_rows(&self) -> Vec<Range<usize>> {
-        self.utterances.iter().map(|utterance| utterance.rows.clone()).collect()
+        let mut end = 0;
+        let rows = self.inputs.iter().map(|own| {
+            end += own.counts[1];
+            end - own.counts[1]..end
+        });
+        rows.collect()
     }
 
-    /// Values of the input with its padding, or of all inputs.
+    /// Values of an input with its padding.
     pub fn values(&self) -> usize {
         self.values
+    }
+
+    /// How many inputs there is room for: some more than there are, so that few numbers serve all.
+    pub fn utterances(&self) -> usize {
+        self.spans.map_or(1, |spans| spans.count)
     }
 
     /// `[T, D]`: what the output layer reads, or a decoder.
@@ -147,8 +158,10 @@ impl Activations {
     /// The convolutions' output `[T, C]` and C, where there are norms among them (wav2vec2's). Valid after a forward pass
     /// when the convolutions' stages were kept.
     pub fn features(&self) -> Option<(Slot, usize)> {
-        match &self.frontends[..] {
-            [FrontendActivations::Wav2Vec2(a)] => Some((self.own_rows(a.features()), a.features().len / self.rows)),
+        match &self.frontend {
+            FrontendActivations::Wav2Vec2(a) if self.apart.is_none() => {
+                Some((self.own_rows(a.features()), a.features().len / self.rows))
+            }
             _ => None,
         }
     }
@@ -247,7 +260,7 @@ impl<B: Backend> CtcModel<B> {
     ///
     /// Panics when it is longer than [`ModelConfig::most_input_values`].
     pub fn plan(&self, backend: &B, values: usize, keep_from: usize) -> Option<(ArenaPlan, Activations)> {
-        self.plan_batch(backend, &[values], keep_from)
+        self.plan_all(backend, &[values], (values, false), keep_from)
     }
 
     /// The same padded to an input of `padded` values, on a device that [`Backend::pads`]: inputs of different lengths
@@ -261,17 +274,7 @@ impl<B: Backend> CtcModel<B> {
         padded: usize,
         keep_from: usize,
     ) -> Option<(ArenaPlan, Activations)> {
-        assert!(values <= padded, "{values} values padded to {padded}");
-        let counts = match &self.frontend {
-            Frontend::Whisper(frontend) => frontend.frames(values),
-            Frontend::Wav2Vec2(frontend) => frontend.frames(values),
-        };
-        if counts.contains(&0) {
-            return None;
-        }
-        let (plan, activations) = self.plan_all(backend, &[padded], keep_from, true)?;
-        let padded = Some((values, counts));
-        Some((plan, Activations { padded, ..activations }))
+        self.plan_all(backend, &[values], (padded, true), keep_from)
     }
 
     /// How long inputs of so many values are padded to be, by an eighth at most: few lengths serve all.
@@ -280,71 +283,86 @@ impl<B: Backend> CtcModel<B> {
             Frontend::Whisper(frontend) => frontend.unit(),
             Frontend::Wav2Vec2(_) => 1,
         };
-        let units = values / unit;
-        // Steps of a sixteenth of the next power of two: eight lengths an octave.
-        let step = (units.next_power_of_two() / 16).max(1);
-        (units.next_multiple_of(step) * unit)
+        (few(values / unit, 16) * unit)
             .min(self.config.most_input_values())
             .max(values)
     }
 
     /// The same of inputs that are passed through together, of any lengths, on a device that [`Backend::pads`]; see
-    /// [`CtcModel::takes_batches`].
+    /// [`CtcModel::takes_batches`]. All are padded to what the longest is padded to, up to the transformer, where their rows
+    /// lie behind each other, and there are as many rows as there would be if each had been padded by itself, padded once
+    /// more. So the same work is done for all lists of inputs that are padded to the same lengths. `None` when one is too
+    /// short for a single frame.
     pub fn plan_batch(&self, backend: &B, inputs: &[usize], keep_from: usize) -> Option<(ArenaPlan, Activations)> {
-        self.plan_all(backend, inputs, keep_from, false)
+        let longest = inputs.iter().map(|values| self.padded_values(*values)).max()?;
+        self.plan_all(backend, inputs, (longest, true), keep_from)
+    }
+
+    fn frames(&self, values: usize) -> [usize; 2] {
+        match &self.frontend {
+            Frontend::Whisper(frontend) => frontend.frames(values),
+            Frontend::Wav2Vec2(frontend) => frontend.frames(values),
+        }
     }
 
     fn plan_all(
         &self,
         backend: &B,
         inputs: &[usize],
+        (padded, is_padded): (usize, bool),
         keep_from: usize,
-        is_padded: bool,
     ) -> Option<(ArenaPlan, Activations)> {
+        let own = |&values: &usize| {
+            assert!(values <= padded, "{values} values padded to {padded}");
+            let counts = self.frames(values);
+            Some(Own { values, counts }).filter(|_| !counts.contains(&0))
+        };
+        assert!(padded <= self.config.most_input_values(), "{padded} input values");
+        let own: Vec<Own> = inputs.iter().map(own).collect::<Option<_>>()?;
         let mut plan = ArenaPlan::default();
-        let (mut frontends, mut utterances, mut rows) = (Vec::new(), Vec::new(), 0);
-        for &values in inputs {
-            assert!(values <= self.config.most_input_values(), "{values} input values");
-            let (frontend, own) = match &self.frontend {
-                Frontend::Whisper(frontend) => {
-                    let (activations, rows) = frontend.plan(&mut plan, values, keep_from, is_padded)?;
-                    (FrontendActivations::Whisper(activations), rows)
-                }
-                Frontend::Wav2Vec2(frontend) => {
-                    let (activations, rows) = frontend.plan(backend, &mut plan, values, keep_from, is_padded)?;
-                    (FrontendActivations::Wav2Vec2(activations), rows)
-                }
-            };
-            frontends.push(frontend);
-            utterances.push(Utterance {
-                values,
-                rows: rows..rows + own,
-            });
-            rows += own;
+        let count = few(own.len(), 4);
+        let (frontend, each) = match &self.frontend {
+            Frontend::Whisper(frontend) => {
+                let (activations, rows) = frontend.plan(&mut plan, padded, count, keep_from, is_padded)?;
+                (FrontendActivations::Whisper(activations), rows)
+            }
+            Frontend::Wav2Vec2(frontend) => {
+                let (activations, rows) = frontend.plan(backend, &mut plan, (padded, count), keep_from, is_padded)?;
+                (FrontendActivations::Wav2Vec2(activations), rows)
+            }
+        };
+        let width = self.config.transformer.width;
+        let (mut rows, mut longest, mut apart) = (each, each, None);
+        if count > 1 {
+            let padded = own.iter().map(|own| self.frames(self.padded_values(own.values))[1]);
+            rows = few(padded.sum(), 16).min(count * each);
+            // What decides the launches must not depend on more than `count`, `padded` and `rows`: of an utterance's rows at
+            // most a ninth are padding of its own, and of all at most a ninth the padding behind them.
+            longest = rows.min(each + rows / 4 + 2 * count);
+            let backward = usize::from(keep_from < self.frontend.stages());
+            let slot = |plan: &mut ArenaPlan, factor: usize| plan.slot(factor * count * each * width);
+            apart = Some((
+                slot(&mut plan, 1),
+                [slot(&mut plan, backward), slot(&mut plan, backward)],
+            ));
         }
-        let longest = utterances
-            .iter()
-            .map(|utterance| utterance.rows.len())
-            .max()
-            .unwrap_or(0);
-        let spans = (is_padded || inputs.len() > 1).then_some(Spans {
+        let spans = is_padded.then_some(Spans {
             starts: (),
-            count: inputs.len(),
+            count,
             longest,
         });
         let transformer = self.transformer.plan(backend, &mut plan, (rows, spans), keep_from);
-        let width = self.config.transformer.width;
         let normed = match self.output.norm {
             Some(_) => plan.slot(rows * width),
             None => transformer.output,
         };
         let activations = Activations {
             rows,
-            values: inputs.iter().sum(),
-            padded: None,
+            values: padded,
             spans,
-            frontends,
-            utterances,
+            inputs: own,
+            frontend,
+            apart,
             normed,
             statistics: plan.slot(rows * 2),
             logits: plan.slot(rows * self.config.vocab_size),
@@ -359,28 +377,29 @@ impl<B: Backend> CtcModel<B> {
         self.load_inputs(backend, arena, activations, &[values]);
     }
 
-    /// Several inputs, of a batch; after [`Arena::reserve_spans`] for as many.
+    /// Several inputs, of a batch; after [`Arena::reserve_spans`] for [`Activations::utterances`].
     pub fn load_inputs(&self, backend: &B, arena: &mut Arena<B>, activations: &Activations, inputs: &[&[f32]]) {
-        assert_eq!(inputs.len(), activations.utterances.len());
-        let places = activations.utterances.iter().zip(&activations.frontends);
-        for (values, (utterance, a)) in inputs.iter().zip(places) {
-            let wanted = activations.padded.map_or(utterance.values, |(values, _)| values);
-            assert_eq!(values.len(), wanted);
-            match (&self.frontend, a) {
-                (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
-                    frontend.load_input(backend, arena, a, values)
-                }
-                (Frontend::Wav2Vec2(_), FrontendActivations::Wav2Vec2(a)) => a.load_input(backend, arena, values),
-                _ => unreachable!("activations of another model"),
+        let lens = activations.inputs.iter().map(|own| own.values);
+        assert!(
+            lens.eq(inputs.iter().map(|input| input.len())),
+            "inputs of other lengths"
+        );
+        match (&self.frontend, &activations.frontend) {
+            (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
+                frontend.load_inputs(backend, arena, a, inputs)
             }
+            (Frontend::Wav2Vec2(_), FrontendActivations::Wav2Vec2(a)) => a.load_inputs(backend, arena, inputs),
+            _ => unreachable!("activations of another model"),
         }
-        if let Some((_, [convolved, rows])) = activations.padded {
-            arena.set_counts(backend, convolved, &[0, rows]);
+        if let Some(spans) = activations.spans {
+            let mut counts: Vec<[usize; 2]> = activations.inputs.iter().map(|own| own.counts).collect();
+            counts.resize(spans.count, [0, 0]);
+            let last = counts.last().map_or(0, |counts| counts[1]);
+            let padding = activations.rows - activations.output_frames();
+            assert!(last + padding <= spans.longest, "{padding} rows of padding, {spans:?}");
+            arena.set_counts(backend, &counts);
             // What writes the gradient writes the rows that count.
             backend.fill_zero(arena.view_mut(backend, activations.dlogits));
-        } else if activations.spans.is_some() {
-            let ends = activations.utterances.iter().map(|utterance| utterance.rows.end);
-            arena.set_counts(backend, 0, &[0].into_iter().chain(ends).collect::<Vec<_>>());
         }
     }
 
@@ -394,25 +413,28 @@ impl<B: Backend> CtcModel<B> {
         a: &Activations,
         from: usize,
     ) {
-        let width = self.config.transformer.width;
-        for (index, (utterance, own)) in a.utterances.iter().zip(&a.frontends).enumerate() {
-            parameters.turn_to(index);
-            let output = rows_of(a.transformer.input(), &utterance.rows, width);
-            match (&self.frontend, own) {
-                (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
-                    frontend.forward(backend, parameters, arena, a, output, from)
-                }
-                (Frontend::Wav2Vec2(frontend), FrontendActivations::Wav2Vec2(a)) => {
-                    frontend.forward(backend, parameters, arena, a, output, from)
-                }
-                _ => unreachable!("activations of another model"),
+        let output = a.apart.map_or(a.transformer.input(), |(output, _)| output);
+        match (&self.frontend, &a.frontend) {
+            (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
+                frontend.forward(backend, parameters, arena, a, output, from)
             }
+            (Frontend::Wav2Vec2(frontend), FrontendActivations::Wav2Vec2(a)) => {
+                frontend.forward(backend, parameters, arena, a, output, from)
+            }
+            _ => unreachable!("activations of another model"),
+        }
+        if a.apart.is_some()
+            && from < self.frontend.stages()
+            && let (Some(spans), [x], [y]) = arena.split_spans(backend, a.spans, [output], [a.transformer.input()])
+        {
+            backend.join_rows(spans, self.config.transformer.width, x, y);
         }
         self.transformer
             .forward(backend, parameters, arena, &a.transformer, from);
         if let Some(norm) = &self.output.norm {
             let (x, statistics) = (a.transformer.output, a.statistics);
-            norm.forward_each(backend, parameters, arena, (a.rows, a.spans), x, a.normed, statistics);
+            let rows = (a.rows, a.spans.into());
+            norm.forward_each(backend, parameters, arena, rows, x, a.normed, statistics);
         }
         if let Some(head) = &self.output.head {
             head.forward(backend, parameters, arena, a.rows, a.normed, a.logits, false);
@@ -454,37 +476,43 @@ impl<B: Backend> CtcModel<B> {
         if let Some(norm) = &self.output.norm {
             let below = lowest < self.transformer.end_stage();
             let (saved, stream) = ((a.transformer.output, a.statistics), a.transformer.stream);
-            let (rows, input) = ((a.rows, a.spans), below.then_some((stream, false)));
+            let (rows, input) = ((a.rows, a.spans.into()), below.then_some((stream, false)));
             norm.backward_each(backend, parameters, arena, rows, saved, a.dencoded(), input);
         }
-        let streams = self
+        let mut streams = self
             .transformer
             .backward(backend, parameters, arena, &a.transformer, lowest);
         if lowest >= self.frontend.stages() {
             return;
         }
-        let width = self.config.transformer.width;
-        for (index, (utterance, own)) in a.utterances.iter().zip(&a.frontends).enumerate() {
-            parameters.turn_to(index);
-            let part = |slot| rows_of(slot, &utterance.rows, width);
-            match (&self.frontend, own) {
-                (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
-                    frontend.backward(backend, parameters, arena, a, part(streams.0), lowest)
-                }
-                (Frontend::Wav2Vec2(frontend), FrontendActivations::Wav2Vec2(a)) => {
-                    let streams = (part(streams.0), part(streams.1));
-                    frontend.backward(backend, parameters, arena, a, streams, (lowest, dfeatures))
-                }
-                _ => unreachable!("activations of another model"),
+        if let Some((_, [stream, other])) = a.apart
+            && let (Some(spans), [x], [y]) = arena.split_spans(backend, a.spans, [streams.0], [stream])
+        {
+            backend.part_rows(spans, self.config.transformer.width, x, y);
+            streams = (stream, other);
+        }
+        match (&self.frontend, &a.frontend) {
+            (Frontend::Whisper(frontend), FrontendActivations::Whisper(a)) => {
+                frontend.backward(backend, parameters, arena, a, streams.0, lowest)
             }
+            (Frontend::Wav2Vec2(frontend), FrontendActivations::Wav2Vec2(a)) => {
+                frontend.backward(backend, parameters, arena, a, streams, (lowest, dfeatures))
+            }
+            _ => unreachable!("activations of another model"),
         }
     }
 
     /// Whether several utterances, each with its own values of what is adapted, can be passed through together: where no
-    /// linear layer of the transformer or of the output moves, and no attention bias depends on the length (WavLM's).
+    /// linear layer of the transformer or of the output moves, nor a positional convolution, and no attention bias depends
+    /// on the length (WavLM's).
     pub fn takes_batches(&self, parameters: &impl Parameters<B>) -> bool {
         let head = self.output.head.iter().flat_map(LinearLayer::operands);
-        self.transformer.takes_batches(parameters) && head.into_iter().all(|id| !parameters.is_adapted(id))
+        let positional = match &self.frontend {
+            Frontend::Whisper(_) => Vec::new(),
+            Frontend::Wav2Vec2(frontend) => frontend.positional_operands(),
+        };
+        let mut shared = head.chain(positional);
+        self.transformer.takes_batches(parameters) && shared.all(|id| !parameters.is_adapted(id))
     }
 
     /// Whether anything of the encoder is adapted.
@@ -513,6 +541,11 @@ impl<B: Backend> Frontend<B> {
             Self::Wav2Vec2(frontend) => frontend.stages(),
         }
     }
+}
+
+/// One of few numbers, `parts / 2` in an octave, that is no less, and more by less than a `parts / 2`th.
+fn few(number: usize, parts: usize) -> usize {
+    number.next_multiple_of((number.next_power_of_two() / parts).max(1))
 }
 
 /// The first stage that has an adapted operand.

@@ -1,9 +1,9 @@
 //! Layers that the architectures share: their operands and how they are read.
 
 use super::tensors::{Kind, Layout, OperandId, Piece, WeightsBuilder};
+use super::whisper::Convolution;
 use super::{ModelError, Parameters};
-use crate::engine::{Arena, Backend, Count, Linear, Rows, Slot, Spans};
-use std::ops::Range;
+use crate::engine::{Arena, Backend, Conv1d, Count, Each, Linear, Rows, Shares, Slot};
 
 /// A linear layer's operands.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +73,22 @@ impl LinearLayer {
 
     pub(super) fn operands(&self) -> [OperandId; 2] {
         [self.weight, self.bias]
+    }
+
+    /// The same as a convolution with one tap, for several utterances that have their own each.
+    pub(super) fn as_convolution(&self, rows: usize) -> (Convolution, Conv1d) {
+        let convolution = Convolution {
+            weight: self.weight,
+            bias: self.bias,
+        };
+        let shape = Conv1d {
+            padded_frames: rows,
+            c_in: self.inputs,
+            c_out: self.outputs,
+            kernel: 1,
+            stride: 1,
+        };
+        (convolution, shape)
     }
 
     pub(super) fn shape(&self, rows: usize) -> Linear {
@@ -259,25 +275,53 @@ impl LayerNorm {
 }
 
 impl LayerNorm {
-    /// [`LayerNorm::forward`] of utterances whose rows lie behind each other, each with its own γ and β.
+    /// [`LayerNorm::forward`] of several utterances, each with its own γ and β.
     pub(super) fn forward_each<B: Backend>(
         &self,
         backend: &B,
         parameters: &impl Parameters<B>,
         arena: &mut Arena<B>,
-        (rows, spans): (usize, Option<Spans<()>>),
+        (rows, shares): (usize, Shares<()>),
         x: Slot,
         y: Slot,
         statistics: Slot,
     ) {
-        if several(spans).is_none() {
+        if shares.count() == 1 {
             return self.forward(backend, parameters, arena, rows, x, y, statistics);
         }
-        let (Some(spans), [x], [y, statistics]) = arena.split_spans(backend, spans, [x], [y, statistics]) else {
-            return;
-        };
-        let [weight, bias] = self.operands().map(|id| parameters.each(backend, id));
-        backend.layer_norm_each(Rows { rows, cols: self.cols }, spans, x, weight, bias, y, statistics);
+        self.forward_several(backend, parameters, arena, (rows, shares), (x, y, statistics), false);
+    }
+
+    /// [`LayerNorm::forward_gelu`], the same way.
+    pub(super) fn forward_gelu_each<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        (rows, shares): (usize, Shares<()>),
+        x: Slot,
+        y: Slot,
+        statistics: Slot,
+    ) {
+        if shares.count() == 1 {
+            return self.forward_gelu(backend, parameters, arena, rows, x, y, statistics);
+        }
+        self.forward_several(backend, parameters, arena, (rows, shares), (x, y, statistics), true);
+    }
+
+    fn forward_several<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        (rows, shares): (usize, Shares<()>),
+        (x, y, statistics): (Slot, Slot, Slot),
+        activate: bool,
+    ) {
+        let (shares, [x], [y, statistics]) = split_shares(backend, arena, shares, [x], [y, statistics]);
+        let each = self.operands().map(|id| parameters.each(backend, id));
+        let shape = Rows { rows, cols: self.cols };
+        backend.layer_norm_each(shape, shares, x, each, y, statistics, activate);
     }
 
     /// [`LayerNorm::backward`], the same way.
@@ -286,39 +330,50 @@ impl LayerNorm {
         backend: &B,
         parameters: &mut impl Parameters<B>,
         arena: &mut Arena<B>,
-        (rows, spans): (usize, Option<Spans<()>>),
+        (rows, shares): (usize, Shares<()>),
         saved: (Slot, Slot),
         dy: Slot,
         input: Option<(Slot, bool)>,
     ) {
-        if several(spans).is_none() {
+        if shares.count() == 1 {
             return self.backward(backend, parameters, arena, rows, saved, dy, input);
         }
         let shape = Rows { rows, cols: self.cols };
         let reads = [saved.0, saved.1, dy];
-        if self.operands().iter().any(|id| parameters.is_adapted(*id))
-            && let (Some(spans), [x, statistics, dy], []) = arena.split_spans(backend, spans, reads, [])
-        {
-            let (gradients, places) = parameters.gradients_of_each(backend, self.operands());
-            backend.layer_norm_backward_parameters_each(shape, spans, x, statistics, dy, gradients, places);
+        if self.operands().iter().any(|id| parameters.is_adapted(*id)) {
+            let (shares, [x, statistics, dy], []) = split_shares(backend, arena, shares, reads, []);
+            let (_, gradients, places) = parameters.each_with_gradients(backend, self.operands());
+            backend.layer_norm_backward_parameters_each(shape, shares, x, statistics, dy, gradients, places);
         }
-        if let Some((dx, accumulate)) = input
-            && let (Some(spans), [x, statistics, dy], [dx]) = arena.split_spans(backend, spans, reads, [dx])
-        {
+        if let Some((dx, accumulate)) = input {
+            let (shares, [x, statistics, dy], [dx]) = split_shares(backend, arena, shares, reads, [dx]);
             let weight = parameters.each(backend, self.weight);
-            backend.layer_norm_backward_input_each(shape, spans, x, statistics, weight, dy, dx, accumulate);
+            backend.layer_norm_backward_input_each(shape, shares, x, statistics, weight, dy, dx, accumulate);
         }
     }
 }
 
-/// Spans of more than one utterance: a single one's padding is nothing to what works row by row.
-fn several(spans: Option<Spans<()>>) -> Option<Spans<()>> {
-    spans.filter(|spans| spans.count > 1)
-}
+/// Whose rows are which, and slots to read and to write.
+type SharesAnd<'a, B, const R: usize, const W: usize> = (
+    Shares<<B as Backend>::View<'a>>,
+    [<B as Backend>::View<'a>; R],
+    [<B as Backend>::ViewMut<'a>; W],
+);
 
-/// Some rows of a slot whose rows have so many values.
-pub(super) fn rows_of(slot: Slot, rows: &Range<usize>, cols: usize) -> Slot {
-    slot.part(rows.start * cols, rows.len() * cols)
+/// Slots to read and to write, with whose rows are which.
+fn split_shares<'a, B: Backend, const R: usize, const W: usize>(
+    backend: &B,
+    arena: &'a mut Arena<B>,
+    shares: Shares<()>,
+    reads: [Slot; R],
+    writes: [Slot; W],
+) -> SharesAnd<'a, B, R, W> {
+    let spans = match shares {
+        Shares::Even(_) => None,
+        Shares::Spans(spans) => Some(spans),
+    };
+    let (spans, reads, writes) = arena.split_spans(backend, spans, reads, writes);
+    (spans.map_or(Shares::Even(shares.count()), Shares::Spans), reads, writes)
 }
 
 /// In place: `slot = gelu(slot)`.
@@ -332,16 +387,17 @@ pub(super) fn gelu_backward<B: Backend>(backend: &B, arena: &mut Arena<B>, pre: 
     backend.gelu_backward(pre, d);
 }
 
-/// Zeros behind the rows that count, where there is padding.
+/// Zeros behind the rows that count, where there is padding; several utterances' rows begin so many values apart.
 pub(super) fn clear_padding<B: Backend>(
     backend: &B,
     arena: &mut Arena<B>,
     shape: Rows,
     counted: Option<Count>,
     slot: Slot,
+    stride: usize,
 ) {
-    if let (Some(counted), [], [x]) = arena.split_counted(backend, counted, [], [slot]) {
-        backend.clear_padding(shape, counted, x);
+    if let (Some(counted), [], [values]) = arena.split_counted(backend, counted, [], [slot]) {
+        backend.clear_padding(shape, counted, Each { values, stride });
     }
 }
 

@@ -63,10 +63,15 @@ impl<B: Backend> Parameters<B> for SourceParameters<B> {
     }
 }
 
+/// Operands' values for each of several utterances, all gradients of those, and where the operands' are among the first's.
+pub type EachWithGradients<'a, B, const N: usize> = (
+    [Each<<B as Backend>::View<'a>>; N],
+    Each<<B as Backend>::ViewMut<'a>>,
+    [Option<usize>; N],
+);
+
 /// Where a model's passes find the values of its operands, and leave gradients.
 pub trait Parameters<B: Backend> {
-    /// From now on means the values of this one of the utterances that are passed through together, where each has its own.
-    fn turn_to(&self, _utterance: usize) {}
     /// The operand's current values: adapted ones, or the source model's.
     fn value(&self, backend: &B, id: OperandId) -> B::View<'_>;
     /// Whether any part of the operand is adapted.
@@ -86,12 +91,12 @@ pub trait Parameters<B: Backend> {
             stride: 0,
         }
     }
-    /// All gradients of those utterances, and where the operands' are among the first utterance's.
-    fn gradients_of_each<const N: usize>(
+    /// The same of several operands, with all gradients of those utterances and where the operands' are among the first's.
+    fn each_with_gradients<const N: usize>(
         &mut self,
         _backend: &B,
         _ids: [OperandId; N],
-    ) -> (Each<B::ViewMut<'_>>, [Option<usize>; N]) {
+    ) -> EachWithGradients<'_, B, N> {
         panic!("a store for one utterance");
     }
 }

@@ -4,7 +4,7 @@
 use super::layers::{LayerNorm, add, clear_padding, copy, gelu, gelu_backward};
 use super::tensors::{Kind, Layout, OperandId, Piece, WeightsBuilder};
 use super::{ModelError, Parameters, Weights};
-use crate::engine::{Arena, ArenaPlan, Backend, Count, GroupedConv1d, Slot};
+use crate::engine::{Arena, ArenaPlan, Backend, Count, GroupedConv1d, Shares, Slot};
 
 /// Sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,9 @@ enum Weight {
     Normed { direction: OperandId, magnitude: OperandId },
 }
 
+/// Of so many utterances behind each other.
 pub(super) struct PositionalActivations {
+    count: usize,
     shape: GroupedConv1d,
     layers: Vec<LayerActivations>,
     /// The last convolution's output, after the GELU.
@@ -148,17 +150,17 @@ impl<B: Backend> PositionalEmbedding<B> {
         weights.chain(self.layers.iter().map(|layer| layer.bias)).collect()
     }
 
-    /// `input` holds the frames that the embedding is made from.
+    /// `input` holds the frames that the embedding is made from, so many of each of `count` utterances.
     pub(super) fn plan(
         &self,
         backend: &B,
         plan: &mut ArenaPlan,
-        rows: usize,
+        (count, rows): (usize, usize),
         input: Slot,
         backward: usize,
         counted: Option<Count>,
     ) -> PositionalActivations {
-        let (values, config) = (rows * self.width, self.config);
+        let (values, config) = (count * rows * self.width, self.config);
         let shape = self.shape(rows);
         let mut layers = Vec::with_capacity(self.layers.len());
         let mut next = input;
@@ -166,12 +168,13 @@ impl<B: Backend> PositionalEmbedding<B> {
             layers.push(LayerActivations {
                 input: next,
                 sum: plan.slot(values),
-                statistics: plan.slot(layer.norm.is_some() as usize * rows * 2),
+                statistics: plan.slot(layer.norm.is_some() as usize * count * rows * 2),
             });
             next = plan.slot(values);
         }
         let normed = !config.is_data2vec as usize;
         PositionalActivations {
+            count,
             shape,
             layers,
             output: next,
@@ -193,10 +196,10 @@ impl<B: Backend> PositionalEmbedding<B> {
         a: &PositionalActivations,
         to: Slot,
     ) {
-        let rows = a.shape.frames;
+        let rows = (a.count * a.shape.frames, Shares::Even(a.count));
         for (index, (layer, slots)) in self.layers.iter().zip(&a.layers).enumerate() {
             // The last frames look at what is behind them.
-            clear_padding(backend, arena, a.shape.rows(), a.counted, slots.input);
+            a.clear_padding(backend, arena, slots.input);
             let bias = parameters.value(backend, layer.bias);
             if let Some(prepared) = layer.prepared(backend, parameters) {
                 let ([x], [sum]) = arena.split(backend, [slots.input], [slots.sum]);
@@ -213,7 +216,9 @@ impl<B: Backend> PositionalEmbedding<B> {
             }
             let next = a.layers.get(index + 1).map_or(a.output, |next| next.input);
             match &layer.norm {
-                Some(norm) => norm.forward_gelu(backend, parameters, arena, rows, slots.sum, next, slots.statistics),
+                Some(norm) => {
+                    norm.forward_gelu_each(backend, parameters, arena, rows, slots.sum, next, slots.statistics)
+                }
                 None => {
                     copy(backend, arena, slots.sum, next);
                     gelu(backend, arena, next);
@@ -233,16 +238,16 @@ impl<B: Backend> PositionalEmbedding<B> {
         stream: Slot,
         spare: Slot,
     ) {
-        let rows = a.shape.frames;
+        let rows = (a.count * a.shape.frames, Shares::Even(a.count));
         let (mut d, mut spare) = (a.d, spare);
         copy(backend, arena, stream, d);
         for (index, (layer, slots)) in self.layers.iter().zip(&a.layers).enumerate().rev() {
             match &layer.norm {
                 Some(norm) => {
                     let saved = (slots.sum, slots.statistics);
-                    norm.forward(backend, parameters, arena, rows, slots.sum, a.pre, slots.statistics);
+                    norm.forward_each(backend, parameters, arena, rows, slots.sum, a.pre, slots.statistics);
                     gelu_backward(backend, arena, a.pre, d);
-                    norm.backward(backend, parameters, arena, rows, saved, d, Some((spare, false)));
+                    norm.backward_each(backend, parameters, arena, rows, saved, d, Some((spare, false)));
                     std::mem::swap(&mut d, &mut spare);
                 }
                 None => gelu_backward(backend, arena, slots.sum, d),
@@ -257,7 +262,7 @@ impl<B: Backend> PositionalEmbedding<B> {
                 let weight = layer.effective(backend, parameters, made);
                 backend.grouped_conv1d_backward_input(a.shape, dy, weight, dx, accumulate, scratch);
             }
-            clear_padding(backend, arena, a.shape.rows(), a.counted, to);
+            a.clear_padding(backend, arena, to);
             std::mem::swap(&mut d, &mut spare);
         }
     }
@@ -295,6 +300,14 @@ impl<B: Backend> PositionalEmbedding<B> {
                 backend.weight_norm_backward(a.shape, direction, magnitude, dweight, ddirection, dmagnitude);
             }
         }
+    }
+}
+
+impl PositionalActivations {
+    /// Zeros behind the rows that count of each utterance.
+    fn clear_padding<B: Backend>(&self, backend: &B, arena: &mut Arena<B>, slot: Slot) {
+        let (shape, stride) = (self.shape.rows(), slot.len / self.count);
+        clear_padding(backend, arena, shape, self.counted, slot, stride);
     }
 }
 

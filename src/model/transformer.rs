@@ -10,7 +10,7 @@ use super::layers::{LayerNorm, LinearLayer, copy, gelu, gelu_backward};
 use super::relative::{RelativeActivations, RelativeLayer, RelativePositions};
 use super::tensors::{OperandId, Place, WeightsBuilder};
 use super::{ModelError, Parameters};
-use crate::engine::{Arena, ArenaPlan, Attention, Backend, Slot, Spans};
+use crate::engine::{Arena, ArenaPlan, Attention, Backend, Shares, Slot, Spans};
 
 /// Sizes, and where the norms are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +117,11 @@ impl TransformerActivations {
     pub(super) fn hidden_states(&self) -> Vec<Slot> {
         let inputs = self.layers.iter().map(|layer| layer.input);
         inputs.chain([self.output]).collect()
+    }
+
+    /// For norms.
+    fn shares(&self) -> (usize, Shares<()>) {
+        (self.rows, self.spans.into())
     }
 
     fn next(&self, index: usize) -> Slot {
@@ -295,7 +300,7 @@ impl Transformer {
                 backend,
                 parameters,
                 arena,
-                (a.rows, a.spans),
+                a.shares(),
                 slots.input,
                 a.normed,
                 statistics,
@@ -321,15 +326,9 @@ impl Transformer {
             .forward_residual(backend, parameters, arena, rows, joined, sum);
         if !self.config.norm_first {
             let statistics = slots.attention_statistics;
-            layer.attention_norm.forward_each(
-                backend,
-                parameters,
-                arena,
-                (a.rows, a.spans),
-                sum,
-                slots.middle,
-                statistics,
-            );
+            layer
+                .attention_norm
+                .forward_each(backend, parameters, arena, a.shares(), sum, slots.middle, statistics);
         }
     }
 
@@ -349,7 +348,7 @@ impl Transformer {
                 backend,
                 parameters,
                 arena,
-                (a.rows, a.spans),
+                a.shares(),
                 slots.middle,
                 a.normed,
                 statistics,
@@ -368,7 +367,7 @@ impl Transformer {
         if !self.config.norm_first {
             layer
                 .ffn_norm
-                .forward_each(backend, parameters, arena, (a.rows, a.spans), sum, next, statistics);
+                .forward_each(backend, parameters, arena, a.shares(), sum, next, statistics);
         }
     }
 
@@ -400,7 +399,7 @@ impl Transformer {
                         backend,
                         parameters,
                         arena,
-                        (a.rows, a.spans),
+                        a.shares(),
                         saved,
                         stream,
                         Some((other, false)),
@@ -421,7 +420,7 @@ impl Transformer {
                 if self.config.norm_first {
                     let (norm, saved) = layer.norm(slots, is_ffn);
                     let input = below.then_some((stream, true));
-                    norm.backward_each(backend, parameters, arena, (a.rows, a.spans), saved, a.normed, input);
+                    norm.backward_each(backend, parameters, arena, a.shares(), saved, a.normed, input);
                 }
             }
         }
@@ -528,7 +527,7 @@ impl Transformer {
         }
         if wanted {
             let (norm, (x, statistics)) = layer.norm(slots, is_ffn);
-            norm.forward_each(backend, parameters, arena, (a.rows, a.spans), x, a.normed, statistics);
+            norm.forward_each(backend, parameters, arena, a.shares(), x, a.normed, statistics);
         }
         a.normed
     }

@@ -5,9 +5,9 @@ use super::ctc::first_adapted;
 use super::layers::{LayerNorm, LinearLayer, copy, gelu_backward};
 use super::positional::{PositionalActivations, PositionalEmbedding};
 use super::tensors::{Kind, OperandId, Place, WeightsBuilder};
-use super::whisper::Convolution;
+use super::whisper::{Convolution, Lanes};
 use super::{ModelError, Parameters, TransformerConfig, Wav2Vec2Config, Weights};
-use crate::engine::{Arena, ArenaPlan, Backend, Conv1d, Count, Rows, Slot};
+use crate::engine::{Arena, ArenaPlan, Backend, Conv1d, Count, Rows, Shares, Slot};
 
 /// Which operand is what. Stages: a convolution each, the projection, the positional embedding.
 pub(super) struct Wav2Vec2Frontend<B: Backend> {
@@ -41,8 +41,10 @@ enum Norm {
     Layer(LayerNorm),
 }
 
-/// Where the activations lie.
+/// Where the activations lie, of so many utterances behind each other.
 pub(super) struct Wav2Vec2Activations {
+    count: usize,
+    /// Of each.
     rows: usize,
     /// `[samples, 1]`
     input: Slot,
@@ -59,6 +61,7 @@ pub(super) struct Wav2Vec2Activations {
 }
 
 struct ConvActivations {
+    count: usize,
     shape: Conv1d,
     input: Slot,
     /// Before norm and GELU.
@@ -70,10 +73,19 @@ struct ConvActivations {
 }
 
 impl Wav2Vec2Activations {
-    pub(super) fn load_input<B: Backend>(&self, backend: &B, arena: &mut Arena<B>, samples: &[f32]) {
-        let (len, all) = (samples.len(), self.input.len);
-        backend.upload(samples, arena.view_mut(backend, self.input.part(0, len)));
-        backend.fill_zero(arena.view_mut(backend, self.input.part(len, all - len)));
+    pub(super) fn load_inputs<B: Backend>(&self, backend: &B, arena: &mut Arena<B>, inputs: &[&[f32]]) {
+        let all = self.input.len / self.count;
+        for index in 0..self.count {
+            let samples = inputs.get(index).copied().unwrap_or_default();
+            let (own, len) = (self.input.part(index * all, all), samples.len());
+            backend.upload(samples, arena.view_mut(backend, own.part(0, len)));
+            backend.fill_zero(arena.view_mut(backend, own.part(len, all - len)));
+        }
+    }
+
+    /// For norms.
+    fn all_rows(&self) -> (usize, Shares<()>) {
+        (self.count * self.rows, Shares::Even(self.count))
     }
 }
 
@@ -184,7 +196,7 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
         &self,
         backend: &B,
         plan: &mut ArenaPlan,
-        samples: usize,
+        (samples, count): (usize, usize),
         keep_from: usize,
         is_padded: bool,
     ) -> Option<(Wav2Vec2Activations, usize)> {
@@ -193,8 +205,8 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
         if rows == 0 {
             return None;
         }
-        let values = |shape: &Conv1d| shape.out_frames() * shape.c_out;
-        let input = plan.slot(samples);
+        let values = |shape: &Conv1d| count * shape.out_frames() * shape.c_out;
+        let input = plan.slot(count * samples);
         // Below the lowest kept stage, outputs take turns in two slots, and what comes before them has one.
         let shared_len = |from: usize| {
             let below = shapes.iter().enumerate().filter(|(index, _)| *index < from);
@@ -218,16 +230,17 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
             };
             let statistics = match layer.norm {
                 Norm::None => 0,
-                Norm::Channel { .. } => shape.c_out * 2,
-                Norm::Layer(_) => shape.out_frames() * 2,
+                Norm::Channel { .. } => count * shape.c_out * 2,
+                Norm::Layer(_) => count * shape.out_frames() * 2,
             };
             convolutions.push(ConvActivations {
+                count,
                 shape: *shape,
                 input: next,
                 raw,
                 statistics: plan.slot(statistics),
                 out,
-                counted: (is_padded && index == 0).then_some(Count::Convolved),
+                counted: (is_padded && index == 0).then_some(Count::Convolved(count)),
             });
             next = out;
         }
@@ -249,21 +262,24 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
             true => largest,
             false => 0,
         };
-        let (projected, wide) = (plan.slot(rows * self.width), rows * self.channels());
+        let all = count * rows;
+        let (projected, wide) = (plan.slot(all * self.width), all * self.channels());
         let post_norm = self.encoder_norm.is_some() as usize;
         let activations = Wav2Vec2Activations {
+            count,
             rows,
             input,
             convolutions,
-            projection_statistics: plan.slot(rows * 2),
+            projection_statistics: plan.slot(all * 2),
             projection_input: plan.slot(wide),
             projected,
             positional: {
-                let counted = is_padded.then_some(Count::Output);
-                self.positional.plan(backend, plan, rows, projected, backward, counted)
+                let counted = is_padded.then_some(Count::Output(count));
+                self.positional
+                    .plan(backend, plan, (count, rows), projected, backward, counted)
             },
-            encoder_norm_input: plan.slot(post_norm * rows * self.width),
-            encoder_statistics: plan.slot(post_norm * rows * 2),
+            encoder_norm_input: plan.slot(post_norm * all * self.width),
+            encoder_statistics: plan.slot(post_norm * all * 2),
             dconv: [largest, largest, remade].map(|len| plan.slot(backward * len)),
             dprojection_input: plan.slot(backward * wide),
         };
@@ -288,12 +304,18 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
             match &self.projection_norm {
                 Some(norm) => {
                     let (y, statistics) = (a.projection_input, a.projection_statistics);
-                    norm.forward(backend, parameters, arena, a.rows, features, y, statistics);
+                    norm.forward_each(backend, parameters, arena, a.all_rows(), features, y, statistics);
                 }
                 None => copy(backend, arena, features, a.projection_input),
             }
             let (x, y) = (a.projection_input, a.projected);
-            self.projection.forward(backend, parameters, arena, a.rows, x, y, false);
+            if a.count > 1 {
+                let (projection, shape) = self.projection.as_convolution(a.rows);
+                let lanes = Lanes::behind(shape, a.count);
+                projection.forward(backend, parameters, arena, (shape, lanes), x, y);
+            } else {
+                self.projection.forward(backend, parameters, arena, a.rows, x, y, false);
+            }
         }
         if from <= projection_stage + 1 {
             let sum = match self.encoder_norm {
@@ -303,7 +325,15 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
             copy(backend, arena, a.projected, sum);
             self.positional.forward(backend, parameters, arena, &a.positional, sum);
             if let Some(norm) = &self.encoder_norm {
-                norm.forward(backend, parameters, arena, a.rows, sum, output, a.encoder_statistics);
+                norm.forward_each(
+                    backend,
+                    parameters,
+                    arena,
+                    a.all_rows(),
+                    sum,
+                    output,
+                    a.encoder_statistics,
+                );
             }
         }
     }
@@ -321,7 +351,15 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
     ) {
         if let Some(norm) = &self.encoder_norm {
             let saved = (a.encoder_norm_input, a.encoder_statistics);
-            norm.backward(backend, parameters, arena, a.rows, saved, stream, Some((other, false)));
+            norm.backward_each(
+                backend,
+                parameters,
+                arena,
+                a.all_rows(),
+                saved,
+                stream,
+                Some((other, false)),
+            );
             std::mem::swap(&mut stream, &mut other);
         }
         self.positional
@@ -331,10 +369,17 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
             return;
         }
         let (x, dx) = (a.projection_input, a.dprojection_input);
-        self.projection
-            .backward_parameters(backend, parameters, arena, a.rows, x, stream);
-        self.projection
-            .backward_input(backend, parameters, arena, a.rows, stream, dx, false);
+        if a.count > 1 {
+            let (projection, shape) = self.projection.as_convolution(a.rows);
+            let lanes = Lanes::behind(shape, a.count);
+            projection.backward_parameters(backend, parameters, arena, (shape, lanes), x, stream);
+            projection.backward_input(backend, parameters, arena, (shape, a.count), stream, dx);
+        } else {
+            self.projection
+                .backward_parameters(backend, parameters, arena, a.rows, x, stream);
+            self.projection
+                .backward_input(backend, parameters, arena, a.rows, stream, dx, false);
+        }
         let features = a.features();
         let [mut d, mut spare, pre] = a.dconv;
         let below = lowest < projection_stage;
@@ -342,7 +387,7 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
             Some(norm) => {
                 let saved = (features, a.projection_statistics);
                 let input = below.then(|| (d.part(0, features.len), false));
-                norm.backward(backend, parameters, arena, a.rows, saved, dx, input);
+                norm.backward_each(backend, parameters, arena, a.all_rows(), saved, dx, input);
             }
             None if below => copy(backend, arena, dx, d.part(0, features.len)),
             None => {}
@@ -366,16 +411,19 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
                 std::mem::swap(&mut d, &mut spare);
             }
             let draw = d.part(0, len);
-            layer
-                .convolution
-                .backward_parameters(backend, parameters, arena, slots.shape, slots.input, draw);
+            let convolution = layer.convolution;
+            convolution.backward_parameters(backend, parameters, arena, slots.lanes(), slots.input, draw);
             if lowest < index {
-                let ([dy], [dx]) = arena.split(backend, [draw], [spare.part(0, slots.input.len)]);
-                let weight = parameters.value(backend, layer.convolution.weight);
-                backend.conv1d_backward_input(slots.shape, dy, weight, dx);
+                let (shape, dx) = ((slots.shape, slots.count), spare.part(0, slots.input.len));
+                convolution.backward_input(backend, parameters, arena, shape, draw, dx);
                 std::mem::swap(&mut d, &mut spare);
             }
         }
+    }
+
+    /// What several utterances must have in common.
+    pub(super) fn positional_operands(&self) -> Vec<OperandId> {
+        self.positional.operands()
     }
 
     pub(super) fn lowest_adapted_stage(&self, parameters: &impl Parameters<B>) -> Option<usize> {
@@ -391,6 +439,17 @@ impl Wav2Vec2Activations {
     /// The last convolution's output.
     pub(super) fn features(&self) -> Slot {
         self.convolutions.last().map_or(self.input, |last| last.out)
+    }
+}
+
+impl ConvActivations {
+    fn lanes(&self) -> (Conv1d, Lanes) {
+        (self.shape, Lanes::behind(self.shape, self.count))
+    }
+
+    /// For norms.
+    fn all_rows(&self) -> (usize, Shares<()>) {
+        (self.count * self.shape.out_frames(), Shares::Even(self.count))
     }
 }
 
@@ -421,31 +480,27 @@ impl ConvLayer {
     ) {
         if let Norm::None = self.norm {
             self.convolution
-                .forward_gelu(backend, parameters, arena, a.shape, a.input, a.raw, a.out);
+                .forward_gelu(backend, parameters, arena, a.lanes(), a.input, a.raw, a.out);
             return;
         }
-        let value = |id: &OperandId| parameters.value(backend, *id);
-        let ([x], [y]) = arena.split(backend, [a.input], [a.raw]);
-        let (weight, bias) = (value(&self.convolution.weight), value(&self.convolution.bias));
-        backend.linear(a.shape.as_linear(), x, weight, Some(bias), y, false);
+        self.convolution
+            .forward(backend, parameters, arena, a.lanes(), a.input, a.raw);
         match &self.norm {
             Norm::None => {}
             Norm::Channel { weight, bias } => {
                 let (counted, [x], [y, statistics]) =
                     arena.split_counted(backend, a.counted, [a.raw], [a.out, a.statistics]);
-                backend.channel_norm_gelu(
-                    self.rows(a.shape),
-                    counted,
-                    x,
-                    value(weight),
-                    value(bias),
-                    y,
-                    statistics,
-                );
+                let rows = self.rows(a.shape);
+                if let (Some(counted), true) = (counted, a.count > 1) {
+                    let each = [*weight, *bias].map(|id| parameters.each(backend, id));
+                    backend.channel_norm_gelu_each(rows, counted, x, each, y, statistics);
+                } else {
+                    let [weight, bias] = [*weight, *bias].map(|id| parameters.value(backend, id));
+                    backend.channel_norm_gelu(rows, counted, x, weight, bias, y, statistics);
+                }
             }
             Norm::Layer(norm) => {
-                let rows = a.shape.out_frames();
-                norm.forward_gelu(backend, parameters, arena, rows, a.raw, a.out, a.statistics);
+                norm.forward_gelu_each(backend, parameters, arena, a.all_rows(), a.raw, a.out, a.statistics);
             }
         }
     }
@@ -467,17 +522,22 @@ impl ConvLayer {
             Norm::Channel { weight, bias } => {
                 let (counted, [x, statistics], [d]) =
                     arena.split_counted(backend, a.counted, [a.raw, a.statistics], [d]);
-                let ([gamma, beta], [dweight, dbias]) = parameters.values_and_gradients(backend, [*weight, *bias]);
                 let rows = self.rows(a.shape);
+                if let (Some(counted), true) = (counted, a.count > 1) {
+                    let (each, gradients, places) = parameters.each_with_gradients(backend, [*weight, *bias]);
+                    backend.channel_norm_gelu_backward_each(rows, counted, x, statistics, each, d, gradients, places);
+                    return false;
+                }
+                let ([gamma, beta], [dweight, dbias]) = parameters.values_and_gradients(backend, [*weight, *bias]);
                 backend.channel_norm_gelu_backward(rows, counted, x, statistics, (gamma, beta), d, dweight, dbias);
                 false
             }
             Norm::Layer(norm) => {
                 // Not kept in the forward pass: it is as large as the convolution's result.
-                let rows = a.shape.out_frames();
-                norm.forward(backend, parameters, arena, rows, a.raw, pre, a.statistics);
+                let rows = a.all_rows();
+                norm.forward_each(backend, parameters, arena, rows, a.raw, pre, a.statistics);
                 gelu_backward(backend, arena, pre, d);
-                norm.backward(
+                norm.backward_each(
                     backend,
                     parameters,
                     arena,

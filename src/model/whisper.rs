@@ -5,7 +5,7 @@ use super::ctc::first_adapted;
 use super::layers::{clear_padding, gelu_backward};
 use super::tensors::{Kind, Layout, OperandId, Piece, Place, WeightsBuilder};
 use super::{ModelError, Parameters, WhisperConfig};
-use crate::engine::{Arena, ArenaPlan, Backend, Conv1d, Count, Rows, Slot};
+use crate::engine::{Arena, ArenaPlan, Backend, Conv1d, Count, Each, Rows, Slot};
 
 const KERNEL: usize = 3;
 
@@ -25,15 +25,16 @@ pub(super) struct Convolution {
     pub(super) bias: OperandId,
 }
 
-/// Where the activations lie.
+/// Where the activations lie, of so many utterances behind each other.
 pub(super) struct WhisperActivations {
+    count: usize,
     frames: usize,
     conv1_shape: Conv1d,
     conv2_shape: Conv1d,
     /// Log-mel frames between two rows of zeros, `[frames + 2, bands]`.
     input: Slot,
+    /// Before the GELU and behind it: between two rows of zeros, `[frames + 2, D]`.
     conv1_pre: Slot,
-    /// Between two rows of zeros, `[frames + 2, D]`.
     conv1_out: Slot,
     conv2_pre: Slot,
     dconv1: Slot,
@@ -97,6 +98,7 @@ impl WhisperFrontend {
         &self,
         plan: &mut ArenaPlan,
         values: usize,
+        count: usize,
         keep_from: usize,
         is_padded: bool,
     ) -> Option<(WhisperActivations, usize)> {
@@ -111,33 +113,39 @@ impl WhisperFrontend {
         let rows = conv2_shape.out_frames();
         let backward = (keep_from < self.stages()) as usize;
         let activations = WhisperActivations {
+            count,
             frames,
             conv1_shape,
             conv2_shape,
-            input: plan.slot(padded_frames * self.bands),
-            conv1_pre: plan.slot(frames * d),
-            conv1_out: plan.slot(padded_frames * d),
-            conv2_pre: plan.slot(rows * d),
-            dconv1: plan.slot(backward * padded_frames * d),
-            counted: is_padded.then_some(Count::Convolved),
+            input: plan.slot(count * padded_frames * self.bands),
+            conv1_pre: plan.slot(count * padded_frames * d),
+            conv1_out: plan.slot(count * padded_frames * d),
+            conv2_pre: plan.slot(count * rows * d),
+            dconv1: plan.slot(backward * count * padded_frames * d),
+            counted: is_padded.then_some(Count::Convolved(count)),
         };
         (frames > 0).then_some((activations, rows))
     }
 
-    pub(super) fn load_input<B: Backend>(
+    pub(super) fn load_inputs<B: Backend>(
         &self,
         backend: &B,
         arena: &mut Arena<B>,
         a: &WhisperActivations,
-        log_mel: &[f32],
+        log_mels: &[&[f32]],
     ) {
         backend.fill_zero(arena.view_mut(backend, a.input));
-        let inner = a.input.part(self.bands, log_mel.len());
-        backend.upload(log_mel, arena.view_mut(backend, inner));
+        for (index, log_mel) in log_mels.iter().enumerate() {
+            let own = a.input.part((index * (a.frames + 2) + 1) * self.bands, log_mel.len());
+            backend.upload(log_mel, arena.view_mut(backend, own));
+        }
         // The padding rows of the second convolution's input stay zero from here on.
-        backend.fill_zero(arena.view_mut(backend, a.conv1_out));
+        for slot in [a.conv1_pre, a.conv1_out] {
+            backend.fill_zero(arena.view_mut(backend, slot));
+        }
     }
 
+    /// Into `[count, rows, D]`.
     pub(super) fn forward<B: Backend>(
         &self,
         backend: &B,
@@ -148,24 +156,29 @@ impl WhisperFrontend {
         from: usize,
     ) {
         if from == 0 {
-            let inner = a.conv1_out.part(self.width, a.frames * self.width);
+            let (pre, out) = (a.inner(a.conv1_pre), a.inner(a.conv1_out));
+            let lanes = a.lanes();
             self.conv1
-                .forward_gelu(backend, parameters, arena, a.conv1_shape, a.input, a.conv1_pre, inner);
-            a.clear_padding(backend, arena, inner);
+                .forward_gelu(backend, parameters, arena, (a.conv1_shape, lanes), a.input, pre, out);
+            a.clear_padding(backend, arena, out);
         }
         if from <= 1 {
             self.conv2.forward_gelu(
                 backend,
                 parameters,
                 arena,
-                a.conv2_shape,
+                (a.conv2_shape, Lanes::behind(a.conv2_shape, a.count)),
                 a.conv1_out,
                 a.conv2_pre,
                 output,
             );
             // The position table is longer than the utterance: its first rows are the ones needed.
             let positions = parameters.value(backend, self.positions);
-            backend.add_prefix(positions, arena.view_mut(backend, output));
+            let output = arena.view_mut(backend, output);
+            match a.count {
+                1 => backend.add_prefix(positions, output),
+                count => backend.add_prefix_each(count, positions, output),
+            }
         }
     }
 
@@ -180,18 +193,19 @@ impl WhisperFrontend {
         lowest: usize,
     ) {
         gelu_backward(backend, arena, a.conv2_pre, stream);
+        let shape = (a.conv2_shape, Lanes::behind(a.conv2_shape, a.count));
         self.conv2
-            .backward_parameters(backend, parameters, arena, a.conv2_shape, a.conv1_out, stream);
+            .backward_parameters(backend, parameters, arena, shape, a.conv1_out, stream);
         if lowest == 0 {
-            let ([dpre], [dx]) = arena.split(backend, [stream], [a.dconv1]);
-            let weight = parameters.value(backend, self.conv2.weight);
-            backend.conv1d_backward_input(a.conv2_shape, dpre, weight, dx);
-            let inner = a.dconv1.part(self.width, a.frames * self.width);
+            self.conv2
+                .backward_input(backend, parameters, arena, (a.conv2_shape, a.count), stream, a.dconv1);
+            let (pre, inner) = (a.inner(a.conv1_pre), a.inner(a.dconv1));
             // The last output that counts has looked at the zeros behind the last input.
             a.clear_padding(backend, arena, inner);
-            gelu_backward(backend, arena, a.conv1_pre, inner);
+            gelu_backward(backend, arena, pre, inner);
+            let shape = (a.conv1_shape, a.lanes());
             self.conv1
-                .backward_parameters(backend, parameters, arena, a.conv1_shape, a.input, inner);
+                .backward_parameters(backend, parameters, arena, shape, a.input, inner);
         }
     }
 
@@ -201,10 +215,42 @@ impl WhisperFrontend {
 }
 
 impl WhisperActivations {
+    /// Without the zeros before the first utterance and behind the last.
+    fn inner(&self, slot: Slot) -> Slot {
+        let d = self.conv1_shape.c_out;
+        slot.part(d, slot.len - 2 * d)
+    }
+
+    /// Of the first convolution's output.
+    fn lanes(&self) -> Lanes {
+        Lanes {
+            count: self.count,
+            stride: (self.frames + 2) * self.conv1_shape.c_out,
+        }
+    }
+
     /// Zeros behind what counts of the first convolution's output, or of its gradient.
     fn clear_padding<B: Backend>(&self, backend: &B, arena: &mut Arena<B>, inner: Slot) {
         let (rows, cols) = (self.frames, self.conv1_shape.c_out);
-        clear_padding(backend, arena, Rows { rows, cols }, self.counted, inner);
+        let stride = self.lanes().stride;
+        clear_padding(backend, arena, Rows { rows, cols }, self.counted, inner, stride);
+    }
+}
+
+/// Utterances that are convolved at once: how many, and how far their outputs are apart.
+#[derive(Clone, Copy)]
+pub(super) struct Lanes {
+    count: usize,
+    stride: usize,
+}
+
+impl Lanes {
+    /// Outputs behind each other.
+    pub(super) fn behind(shape: Conv1d, count: usize) -> Self {
+        Self {
+            count,
+            stride: shape.out_frames() * shape.c_out,
+        }
     }
 }
 
@@ -232,19 +278,67 @@ impl Convolution {
         vec![self.weight, self.bias]
     }
 
+    /// The values of each of several utterances.
+    fn each<'a, B: Backend>(&self, backend: &B, parameters: &'a impl Parameters<B>) -> [Each<B::View<'a>>; 2] {
+        [self.weight, self.bias].map(|id| parameters.each(backend, id))
+    }
+
+    /// `y = x W + bias`.
+    pub(super) fn forward<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        (shape, Lanes { count, stride }): (Conv1d, Lanes),
+        x: Slot,
+        y: Slot,
+    ) {
+        let ([x], [y]) = arena.split(backend, [x], [y]);
+        if count > 1 {
+            let y = Each { values: y, stride };
+            return backend.conv1d_gelu_each(shape, count, x, self.each(backend, parameters), y, None);
+        }
+        let [weight, bias] = [self.weight, self.bias].map(|id| parameters.value(backend, id));
+        backend.linear(shape.as_linear(), x, weight, Some(bias), y, false);
+    }
+
+    /// The same, then GELU.
     pub(super) fn forward_gelu<B: Backend>(
         &self,
         backend: &B,
         parameters: &impl Parameters<B>,
         arena: &mut Arena<B>,
-        shape: Conv1d,
+        (shape, Lanes { count, stride }): (Conv1d, Lanes),
         x: Slot,
         pre: Slot,
         y: Slot,
     ) {
         let ([x], [pre, y]) = arena.split(backend, [x], [pre, y]);
-        let value = |id| parameters.value(backend, id);
-        backend.conv1d_gelu(shape, x, value(self.weight), value(self.bias), pre, y);
+        if count > 1 {
+            let pre = Each { values: pre, stride };
+            return backend.conv1d_gelu_each(shape, count, x, self.each(backend, parameters), pre, Some(y));
+        }
+        let [weight, bias] = [self.weight, self.bias].map(|id| parameters.value(backend, id));
+        backend.conv1d_gelu(shape, x, weight, bias, pre, y);
+    }
+
+    /// The padded inputs' gradients, of so many utterances.
+    pub(super) fn backward_input<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &impl Parameters<B>,
+        arena: &mut Arena<B>,
+        (shape, count): (Conv1d, usize),
+        dpre: Slot,
+        dx: Slot,
+    ) {
+        let ([dpre], [dx]) = arena.split(backend, [dpre], [dx]);
+        if count > 1 {
+            let weight = parameters.each(backend, self.weight);
+            return backend.conv1d_backward_input_each(shape, count, dpre, weight, dx);
+        }
+        let weight = parameters.value(backend, self.weight);
+        backend.conv1d_backward_input(shape, dpre, weight, dx);
     }
 
     pub(super) fn backward_parameters<B: Backend>(
@@ -252,11 +346,20 @@ impl Convolution {
         backend: &B,
         parameters: &mut impl Parameters<B>,
         arena: &mut Arena<B>,
-        shape: Conv1d,
+        (shape, Lanes { count, stride }): (Conv1d, Lanes),
         x: Slot,
         dpre: Slot,
     ) {
+        let ids = [self.weight, self.bias];
+        if !ids.iter().any(|id| parameters.is_adapted(*id)) {
+            return;
+        }
         let ([x, dpre], []) = arena.split(backend, [x, dpre], []);
+        if count > 1 {
+            let (_, gradients, places) = parameters.each_with_gradients(backend, ids);
+            let dpre = Each { values: dpre, stride };
+            return backend.conv1d_backward_parameters_each(shape, count, x, dpre, gradients, places);
+        }
         if let Some(dweight) = parameters.gradient(backend, self.weight) {
             backend.conv1d_backward_weight(shape, x, dpre, dweight);
         }

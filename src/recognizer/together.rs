@@ -7,7 +7,7 @@ use crate::engine::EngineError;
 use crate::model::Input;
 use std::time::Instant;
 
-/// Utterances in one pass, and samples of them: more fill no GPU better, and take its memory.
+/// Utterances in one pass, and samples of them, each padded to the longest: more fill no GPU better, and take its memory.
 const MOST: usize = 8;
 const MOST_SAMPLES: usize = 60 * SAMPLE_RATE as usize;
 
@@ -18,22 +18,22 @@ impl Session {
         if !self.takes_several() {
             return 1;
         }
-        let mut samples = 0;
+        let (mut count, mut longest) = (0, 0);
         let fits = |len: &usize| {
-            samples += len;
-            samples <= MOST_SAMPLES
+            (count, longest) = (count + 1, longest.max(*len));
+            count * longest <= MOST_SAMPLES
         };
         lens.into_iter().take(MOST).take_while(fits).count().max(1)
     }
 
     /// Whether so many utterances are there that no other need be waited for.
     pub fn are_enough(&mut self, lens: impl IntoIterator<Item = usize>) -> bool {
-        let (mut count, mut samples) = (0, 0);
+        let (mut count, mut longest) = (0, 0);
         lens.into_iter().for_each(|len| {
             count += 1;
-            samples += len;
+            longest = len.max(longest);
         });
-        count > 0 && (count >= MOST || samples >= MOST_SAMPLES || !self.takes_several())
+        count > 0 && (count >= MOST || count * longest >= MOST_SAMPLES || !self.takes_several())
     }
 
     fn takes_several(&mut self) -> bool {

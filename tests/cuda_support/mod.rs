@@ -132,6 +132,8 @@ pub enum Count {
     Graphs = 2,
     /// Kernels run, a graph's too; those of products are not among them.
     Launches = 3,
+    /// All that streams were given to do: kernels, products, copies, memory set; a graph's too.
+    Work = 4,
 }
 
 unsafe extern "C" {

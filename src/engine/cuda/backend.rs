@@ -1,13 +1,12 @@
 //! The operations as the engine calls them.
 
-use super::device::{blocks, describe};
+use super::device::describe;
 use super::memory::{CudaBuffer, View, ViewMut};
-use super::norms::one;
-use super::ops::int;
+use super::ops::{int, one, parts};
 use super::{CudaBackend, address_of, lock};
 use crate::engine::{
     AdamW, Attention, Backend, BiasAndGradient, Conv1d, Each, EngineError, GroupedConv1d, Judge, Linear,
-    ObjectiveTerms, ObjectiveValue, PseudoLabel, RelativeBias, Replay, Rows, Slot, Spans, check_split,
+    ObjectiveTerms, ObjectiveValue, PseudoLabel, RelativeBias, Replay, Rows, Shares, Slot, Spans, check_split,
 };
 use cudarc::driver::result;
 use cudarc::driver::sys::CUresult;
@@ -158,7 +157,8 @@ impl Backend for CudaBackend {
         y: ViewMut<'_>,
         accumulate: bool,
     ) {
-        self.linear_forward(shape, x, weight, bias, y, None, accumulate);
+        let bias = bias.map(one);
+        self.linear_forward((shape, 1), one(x), one(weight), bias, one(y), None, accumulate);
     }
 
     fn linear_residual(
@@ -183,7 +183,8 @@ impl Backend for CudaBackend {
         y: ViewMut<'_>,
     ) {
         // cuBLASLt's GELU epilogue is the tanh approximation, which is not these models' GELU.
-        self.linear_forward(shape, x, weight, Some(bias), pre, Some(y), false);
+        let (weight, bias) = (one(weight), Some(one(bias)));
+        self.linear_forward((shape, 1), one(x), weight, bias, one(pre), Some(y), false);
     }
 
     fn linear_backward_input(&self, shape: Linear, dy: View<'_>, weight: View<'_>, dx: ViewMut<'_>, accumulate: bool) {
@@ -191,18 +192,54 @@ impl Backend for CudaBackend {
     }
 
     fn linear_backward_weight(&self, shape: Linear, x: View<'_>, dy: View<'_>, dweight: ViewMut<'_>) {
-        self.linear_weight(shape, x, dy, dweight);
+        self.linear_weight((shape, 1), one(x), one(dy), one(dweight));
     }
 
-    fn bias_backward(&self, shape: Rows, dy: View<'_>, mut dbias: ViewMut<'_>) {
-        assert_eq!((dy.len(), dbias.len()), (shape.rows * shape.cols, shape.cols));
-        let grid = (blocks(shape.cols, 32), 1, 1);
-        self.launcher()
-            .bias_backward(grid, dy, &mut dbias, int(shape.rows), int(shape.cols));
+    fn bias_backward(&self, shape: Rows, dy: View<'_>, dbias: ViewMut<'_>) {
+        self.bias_gradient((shape, 1), one(dy), one(dbias));
     }
 
     fn conv1d_backward_input(&self, shape: Conv1d, dpre: View<'_>, weight: View<'_>, dx: ViewMut<'_>) {
-        self.convolution_input(shape, dpre, weight, dx);
+        self.convolution_input((shape, 1), dpre, one(weight), dx);
+    }
+
+    fn conv1d_gelu_each(
+        &self,
+        shape: Conv1d,
+        count: usize,
+        x: View<'_>,
+        [weight, bias]: [Each<View<'_>>; 2],
+        pre: Each<ViewMut<'_>>,
+        y: Option<ViewMut<'_>>,
+    ) {
+        let x = Each {
+            values: x,
+            stride: shape.padded_frames * shape.c_in,
+        };
+        self.linear_forward((shape.as_linear(), count), x, weight, Some(bias), pre, y, false);
+    }
+
+    fn conv1d_backward_input_each(
+        &self,
+        shape: Conv1d,
+        count: usize,
+        dpre: View<'_>,
+        weight: Each<View<'_>>,
+        dx: ViewMut<'_>,
+    ) {
+        self.convolution_input((shape, count), dpre, weight, dx);
+    }
+
+    fn conv1d_backward_parameters_each(
+        &self,
+        shape: Conv1d,
+        count: usize,
+        x: View<'_>,
+        dpre: Each<View<'_>>,
+        gradients: Each<ViewMut<'_>>,
+        places: [Option<usize>; 2],
+    ) {
+        self.convolution_parameters_each((shape, count), x, dpre, gradients, places);
     }
 
     fn grouped_conv1d_scratch(&self, _shape: GroupedConv1d) -> usize {
@@ -300,7 +337,8 @@ impl Backend for CudaBackend {
         y: ViewMut<'_>,
         statistics: ViewMut<'_>,
     ) {
-        self.norm_forward(shape, None, x, (one(weight), one(bias)), y, statistics, false);
+        let parameters = [weight, bias].map(one);
+        self.norm_forward(shape, Shares::Even(1), x, parameters, y, statistics, false);
     }
 
     fn layer_norm_gelu(
@@ -312,20 +350,21 @@ impl Backend for CudaBackend {
         y: ViewMut<'_>,
         statistics: ViewMut<'_>,
     ) {
-        self.norm_forward(shape, None, x, (one(weight), one(bias)), y, statistics, true);
+        let parameters = [weight, bias].map(one);
+        self.norm_forward(shape, Shares::Even(1), x, parameters, y, statistics, true);
     }
 
     fn layer_norm_each(
         &self,
         shape: Rows,
-        spans: Spans<View<'_>>,
+        shares: Shares<View<'_>>,
         x: View<'_>,
-        weight: Each<View<'_>>,
-        bias: Each<View<'_>>,
+        parameters: [Each<View<'_>>; 2],
         y: ViewMut<'_>,
         statistics: ViewMut<'_>,
+        activate: bool,
     ) {
-        self.norm_forward(shape, Some(spans), x, (weight, bias), y, statistics, false);
+        self.norm_forward(shape, shares, x, parameters, y, statistics, activate);
     }
 
     fn layer_norm_backward_input(
@@ -338,13 +377,13 @@ impl Backend for CudaBackend {
         dx: ViewMut<'_>,
         accumulate: bool,
     ) {
-        self.norm_input(shape, None, x, statistics, one(weight), dy, dx, accumulate);
+        self.norm_input(shape, Shares::Even(1), x, statistics, one(weight), dy, dx, accumulate);
     }
 
     fn layer_norm_backward_input_each(
         &self,
         shape: Rows,
-        spans: Spans<View<'_>>,
+        shares: Shares<View<'_>>,
         x: View<'_>,
         statistics: View<'_>,
         weight: Each<View<'_>>,
@@ -352,7 +391,7 @@ impl Backend for CudaBackend {
         dx: ViewMut<'_>,
         accumulate: bool,
     ) {
-        self.norm_input(shape, Some(spans), x, statistics, weight, dy, dx, accumulate);
+        self.norm_input(shape, shares, x, statistics, weight, dy, dx, accumulate);
     }
 
     fn layer_norm_backward_parameters(
@@ -370,22 +409,18 @@ impl Backend for CudaBackend {
     fn layer_norm_backward_parameters_each(
         &self,
         shape: Rows,
-        spans: Spans<View<'_>>,
+        shares: Shares<View<'_>>,
         x: View<'_>,
         statistics: View<'_>,
         dy: View<'_>,
         gradients: Each<ViewMut<'_>>,
         places: [Option<usize>; 2],
     ) {
-        self.norm_parameters_each(shape, spans, x, statistics, dy, gradients, places);
+        self.norm_parameters_each(shape, shares, x, statistics, dy, gradients, places);
     }
 
-    fn clear_padding(&self, shape: Rows, counted: View<'_>, mut x: ViewMut<'_>) {
-        assert_eq!((x.len(), counted.len()), (shape.rows * shape.cols, 1));
-        let (rows, cols) = (int(shape.rows), int(shape.cols));
-        // Padding is a small part.
-        let grid = self.grid_over(x.len().div_ceil(8));
-        self.launcher().clear_padding(grid, counted.cast(), &mut x, rows, cols);
+    fn clear_padding(&self, shape: Rows, counted: View<'_>, mut x: Each<ViewMut<'_>>) {
+        self.clear_rows(shape, counted, &mut x);
     }
 
     fn channel_norm_gelu(
@@ -398,7 +433,8 @@ impl Backend for CudaBackend {
         y: ViewMut<'_>,
         statistics: ViewMut<'_>,
     ) {
-        self.channel_norm_forward(shape, counted, x, weight, bias, y, statistics);
+        let parameters = [weight, bias].map(one);
+        self.channel_norm_forward((shape, 1), counted, x, parameters, y, statistics);
     }
 
     fn channel_norm_gelu_backward(
@@ -407,12 +443,50 @@ impl Backend for CudaBackend {
         counted: Option<View<'_>>,
         x: View<'_>,
         statistics: View<'_>,
-        parameters: (View<'_>, View<'_>),
+        (weight, bias): (View<'_>, View<'_>),
         d: ViewMut<'_>,
         dweight: Option<ViewMut<'_>>,
         dbias: Option<ViewMut<'_>>,
     ) {
-        self.channel_norm_backward(shape, counted, x, statistics, parameters, d, dweight, dbias);
+        let (parameters, gradients) = ([weight, bias].map(one), [dweight, dbias]);
+        self.channel_norm_backward((shape, 1), counted, x, statistics, parameters, d, gradients, 0);
+    }
+
+    fn channel_norm_gelu_each(
+        &self,
+        shape: Rows,
+        counted: View<'_>,
+        x: View<'_>,
+        parameters: [Each<View<'_>>; 2],
+        y: ViewMut<'_>,
+        statistics: ViewMut<'_>,
+    ) {
+        self.channel_norm_forward((shape, counted.len()), Some(counted), x, parameters, y, statistics);
+    }
+
+    fn channel_norm_gelu_backward_each(
+        &self,
+        shape: Rows,
+        counted: View<'_>,
+        x: View<'_>,
+        statistics: View<'_>,
+        parameters: [Each<View<'_>>; 2],
+        d: ViewMut<'_>,
+        mut gradients: Each<ViewMut<'_>>,
+        places: [Option<usize>; 2],
+    ) {
+        let (count, stride) = (counted.len(), gradients.stride);
+        let parts = parts(&mut gradients, count, places.map(|place| (place, shape.cols)));
+        self.channel_norm_backward(
+            (shape, count),
+            Some(counted),
+            x,
+            statistics,
+            parameters,
+            d,
+            parts,
+            stride,
+        );
     }
 
     fn attention_scratch(&self, shape: Attention) -> usize {
@@ -474,7 +548,22 @@ impl Backend for CudaBackend {
     fn add_prefix(&self, x: View<'_>, mut y: ViewMut<'_>) {
         assert!(x.len() >= y.len());
         let len = y.len();
-        self.launcher().add(self.grid_over(len), x, &mut y, len as i64);
+        self.launcher().add(self.grid_over(len), x, &mut y, len as i64, 0, 0);
+    }
+
+    fn add_prefix_each(&self, count: usize, x: View<'_>, mut y: ViewMut<'_>) {
+        let len = y.len() / count;
+        assert!(y.len() == count * len && x.len() >= len);
+        let grid = (self.grid_over(len).0, count as u32, 1);
+        self.launcher().add(grid, x, &mut y, len as i64, 0, len as i64);
+    }
+
+    fn join_rows(&self, spans: Spans<View<'_>>, cols: usize, x: View<'_>, y: ViewMut<'_>) {
+        self.rows_behind_each_other(spans, cols, x, y);
+    }
+
+    fn part_rows(&self, spans: Spans<View<'_>>, cols: usize, x: View<'_>, y: ViewMut<'_>) {
+        self.rows_apart(spans, cols, x, y);
     }
 
     fn entropy_mcc(
@@ -485,18 +574,7 @@ impl Backend for CudaBackend {
         logits: View<'_>,
         mut dlogits: ViewMut<'_>,
     ) -> ObjectiveValue {
-        assert!(spans.is_none_or(|spans| spans.count == 1), "one utterance's objective");
-        let mut value = [0.0f64; 4];
-        self.objective(terms, shape, spans, logits, &mut dlogits, 0, |_, result, _| {
-            self.read(result.as_view(), &mut value)
-        });
-        let [loss, entropy, class_confusion, non_blank_frames] = value;
-        ObjectiveValue {
-            loss,
-            entropy,
-            class_confusion,
-            non_blank_frames: non_blank_frames as usize,
-        }
+        self.one_objective(terms, shape, spans, logits, &mut dlogits)
     }
 
     fn pseudo_label(&self, label: &PseudoLabel<'_>, shape: Rows, logits: View<'_>, dlogits: ViewMut<'_>) -> f64 {

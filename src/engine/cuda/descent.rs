@@ -4,7 +4,7 @@ use super::CudaBackend;
 use super::memory::{View, ViewMut};
 use super::ops::{extent, int, starts};
 use super::speech::ctc_words;
-use crate::engine::{AdamW, Judge, ObjectiveTerms, Pieces, PlacedLabel, Rows, Rules, Says, Spans};
+use crate::engine::{AdamW, Judge, ObjectiveTerms, ObjectiveValue, Pieces, PlacedLabel, Rows, Rules, Says, Spans};
 use std::ops::Range;
 
 impl CudaBackend {
@@ -45,6 +45,29 @@ impl CudaBackend {
             );
             then(dlogits, result, more);
         });
+    }
+
+    /// The same of one utterance, its value on the host.
+    pub(super) fn one_objective(
+        &self,
+        terms: &ObjectiveTerms,
+        shape: Rows,
+        spans: Option<Spans<View<'_>>>,
+        logits: View<'_>,
+        dlogits: &mut ViewMut<'_>,
+    ) -> ObjectiveValue {
+        assert!(spans.is_none_or(|spans| spans.count == 1), "one utterance's objective");
+        let mut value = [0.0f64; 4];
+        self.objective(terms, shape, spans, logits, dlogits, 0, |_, result, _| {
+            self.read(result.as_view(), &mut value)
+        });
+        let [loss, entropy, class_confusion, non_blank_frames] = value;
+        ObjectiveValue {
+            loss,
+            entropy,
+            class_confusion,
+            non_blank_frames: non_blank_frames as usize,
+        }
     }
 
     /// Raises a flag on the device where a value is not finite, one for each of so many equal stretches, then `then` with

@@ -9,11 +9,12 @@ use std::ffi::c_void;
 /// Workspace that an algorithm may use: what NVIDIA recommends for Hopper, and more than it does for what came before.
 pub(super) const WORKSPACE: usize = 32 << 20;
 
-/// A row-major matrix, its rows `stride` values apart.
+/// A row-major matrix, its rows `stride` values apart; or one for each of several products, so far apart (0: one for all).
 #[derive(Clone, Copy)]
 pub(super) struct Matrix {
     address: u64,
     stride: usize,
+    apart: usize,
     transposed: bool,
 }
 
@@ -22,8 +23,14 @@ impl Matrix {
         Self {
             address,
             stride,
+            apart: 0,
             transposed: false,
         }
+    }
+
+    /// One for each of several products.
+    pub(super) fn apart(self, apart: usize) -> Self {
+        Self { apart, ..self }
     }
 
     /// The transpose of what lies there.
@@ -38,8 +45,9 @@ impl Matrix {
 /// What an algorithm is chosen by.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
-    size: (usize, usize, usize),
+    size: Size,
     strides: (usize, usize, usize),
+    apart: [usize; 4],
     transposed: (bool, bool),
     alignments: (u32, u32, u32),
     bias: bool,
@@ -119,20 +127,37 @@ fn make_plan(handle: sys::cublasLtHandle_t, key: Key, precision: CudaPrecision) 
         CudaPrecision::Bf16 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_16BF,
     };
     let f32 = sys::cudaDataType::CUDA_R_32F;
-    let (rows, cols, inner) = (key.size.0 as u64, key.size.1 as u64, key.size.2 as u64);
-    let layout = |stored: (u64, u64), transposed: bool, stride: usize| {
+    let (rows, cols, inner) = (key.size.rows as u64, key.size.cols as u64, key.size.inner as u64);
+    let layout = |stored: (u64, u64), transposed: bool, stride: usize, apart: usize| {
         let (rows, cols) = if transposed { (stored.1, stored.0) } else { stored };
-        result::create_matrix_layout(f32, rows, cols, stride as i64)
+        let layout = result::create_matrix_layout(f32, rows, cols, stride as i64)?;
+        if key.size.count > 1 {
+            use sys::cublasLtMatrixLayoutAttribute_t::{
+                CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+            };
+            let (count, apart) = (key.size.count as i32, apart as i64);
+            let (count, apart): (*const i32, *const i64) = (&count, &apart);
+            // SAFETY: the values are read before the calls return.
+            unsafe {
+                let attribute = CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT;
+                result::set_matrix_layout_attribute(layout, attribute, count.cast(), size_of::<i32>())?;
+                let attribute = CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
+                result::set_matrix_layout_attribute(layout, attribute, apart.cast(), size_of::<i64>())?;
+            }
+        }
+        Ok(layout)
     };
     let (left_transposed, right_transposed) = key.transposed;
+    let [left_apart, right_apart, out_apart, bias_apart] = key.apart;
     let layouts = [
-        layout((cols, inner), right_transposed, key.strides.1)?,
-        layout((inner, rows), left_transposed, key.strides.0)?,
-        layout((cols, rows), false, key.strides.2)?,
+        layout((cols, inner), right_transposed, key.strides.1, right_apart)?,
+        layout((inner, rows), left_transposed, key.strides.0, left_apart)?,
+        layout((cols, rows), false, key.strides.2, out_apart)?,
     ];
     let description = result::create_matmul_desc(compute, f32)?;
     use sys::cublasLtMatmulDescAttributes_t::{
-        CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB,
+        CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_TRANSA,
+        CUBLASLT_MATMUL_DESC_TRANSB,
     };
     use sys::cublasLtMatmulPreferenceAttributes_t::{
         CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
@@ -149,6 +174,12 @@ fn make_plan(handle: sys::cublasLtHandle_t, key: Key, precision: CudaPrecision) 
     if key.bias {
         let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
         set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue as i32)?;
+        if key.size.count > 1 {
+            let apart = bias_apart as i64;
+            let (attribute, pointer): (_, *const i64) = (CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, &apart);
+            // SAFETY: the value is read before the call returns.
+            unsafe { result::set_matmul_desc_attribute(description, attribute, pointer.cast(), size_of::<i64>())? };
+        }
     }
     let preference = result::create_matmul_pref()?;
     let prefer = |attribute, value: *const c_void, size| {
@@ -186,32 +217,33 @@ fn make_plan(handle: sys::cublasLtHandle_t, key: Key, precision: CudaPrecision) 
     })
 }
 
-/// The largest power of two, up to 256, that divides an address.
-fn alignment(address: u64) -> u32 {
-    1 << address.trailing_zeros().min(8)
+/// The largest power of two, up to 256, that divides an address, and that of each product's matrix, so far apart.
+fn alignment(address: u64, apart: usize) -> u32 {
+    1 << (address | (4 * apart as u64)).trailing_zeros().min(8)
 }
 
-/// The shape of a product: rows and columns of the result, and what is summed over.
-#[derive(Clone, Copy)]
+/// The shape of a product: rows and columns of the result, and what is summed over; or of several of one shape.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Size {
+    pub(super) count: usize,
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) inner: usize,
 }
 
 impl CudaBackend {
-    /// `out = left right + bias` (`+ out` with `accumulate`), the bias a value a column. The caller has checked that all
-    /// lies inside its memory, and that `out`'s rows do not overlap.
+    /// `out = left right + bias` (`+ out` with `accumulate`), the bias a value a column, with how far those of several
+    /// products are apart. The caller has checked that all lies inside its memory, and that `out`'s rows do not overlap.
     pub(super) fn product(
         &self,
         size: Size,
         left: Matrix,
         right: Matrix,
-        out: (u64, usize),
-        bias: Option<u64>,
+        out: Matrix,
+        bias: Option<(u64, usize)>,
         accumulate: bool,
     ) {
-        self.product_onto(size, left, right, out, bias, accumulate.then_some(out.0));
+        self.product_onto(size, left, right, out, bias, accumulate.then_some(out.address));
     }
 
     /// The same added to a matrix that lies elsewhere or, as far apart, where `out` does.
@@ -220,21 +252,22 @@ impl CudaBackend {
         size: Size,
         left: Matrix,
         right: Matrix,
-        out: (u64, usize),
-        bias: Option<u64>,
+        out: Matrix,
+        bias: Option<(u64, usize)>,
         onto: Option<u64>,
     ) {
         if size.rows == 0 || size.cols == 0 || size.inner == 0 || self.has_failed() {
             return;
         }
         let key = Key {
-            size: (size.rows, size.cols, size.inner),
-            strides: (left.stride, right.stride, out.1),
+            size,
+            strides: (left.stride, right.stride, out.stride),
+            apart: [left.apart, right.apart, out.apart, bias.map_or(0, |bias| bias.1)],
             transposed: (left.transposed, right.transposed),
             alignments: (
-                alignment(left.address),
-                alignment(right.address),
-                alignment(out.0 | onto.unwrap_or(0)),
+                alignment(left.address, left.apart),
+                alignment(right.address, right.apart),
+                alignment(out.address | onto.unwrap_or(0), out.apart),
             ),
             bias: bias.is_some(),
         };
@@ -249,7 +282,7 @@ impl CudaBackend {
             // SAFETY: the descriptions are alive, the matrices are where the caller says, and the scalars are read
             // before the call returns.
             unsafe {
-                if let Some(bias) = bias {
+                if let Some((bias, _)) = bias {
                     let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
                     let pointer: *const u64 = &bias;
                     result::set_matmul_desc_attribute(plan.description, attribute, pointer.cast(), size_of::<u64>())?;
@@ -263,9 +296,9 @@ impl CudaBackend {
                     first,
                     left.address as *const c_void,
                     second,
-                    onto.unwrap_or(out.0) as *const c_void,
+                    onto.unwrap_or(out.address) as *const c_void,
                     third,
-                    out.0 as *mut c_void,
+                    out.address as *mut c_void,
                     third,
                     &plan.algorithm,
                     self.workspace.address as *mut c_void,

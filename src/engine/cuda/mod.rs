@@ -130,6 +130,23 @@ impl CudaBackend {
         }
     }
 
+    /// Zeros in the first so many values of each of several stretches, which begin so far apart.
+    fn zero_each(&self, to: ViewMut<'_>, count: usize, apart: usize, len: usize) {
+        if len == 0 {
+            return;
+        }
+        if count == 1 {
+            return self.zero(to);
+        }
+        assert!(
+            len <= apart && (count - 1) * apart + len <= to.len(),
+            "{len} values in {count} of {apart}"
+        );
+        let (address, stream) = (to.address(), self.raw_stream());
+        // SAFETY: the stretches are inside live memory.
+        self.attempt(|| unsafe { sys::cuMemsetD2D32Async(address, 4 * apart, 0, len, count, stream) }.result());
+    }
+
     /// Device to host; waits. What cannot be read is NaN or 0xFF.
     fn read<T: Copy>(&self, from: View<'_, T>, host: &mut [T]) {
         assert_eq!(from.len(), host.len());

@@ -61,6 +61,8 @@ impl Launcher<'_> {
         rows: i32,
         cols: i32,
         chunk: i32,
+        weight_stride: i32,
+        bias_stride: i32,
     ) {
         self.arguments(&self.kernels().channel_norm_gelu_apply)
             .pointer(x.address())
@@ -71,6 +73,8 @@ impl Launcher<'_> {
             .value(rows)
             .value(cols)
             .value(chunk)
+            .value(weight_stride)
+            .value(bias_stride)
             .launch(grid, 256, 0);
     }
 
@@ -87,6 +91,8 @@ impl Launcher<'_> {
         rows: i32,
         cols: i32,
         chunk: i32,
+        weight_stride: i32,
+        bias_stride: i32,
     ) {
         self.arguments(&self.kernels().channel_norm_gelu_gradient)
             .pointer(x.address())
@@ -98,6 +104,8 @@ impl Launcher<'_> {
             .value(rows)
             .value(cols)
             .value(chunk)
+            .value(weight_stride)
+            .value(bias_stride)
             .launch(grid, 256, 0);
     }
 
@@ -113,6 +121,7 @@ impl Launcher<'_> {
         all: i32,
         cols: i32,
         chunks: i32,
+        stride: i32,
     ) {
         self.arguments(&self.kernels().channel_norm_gradient_sums)
             .pointer(partial.address())
@@ -123,6 +132,7 @@ impl Launcher<'_> {
             .value(all)
             .value(cols)
             .value(chunks)
+            .value(stride)
             .launch(grid, 128, 0);
     }
 
@@ -139,6 +149,7 @@ impl Launcher<'_> {
         all: i32,
         cols: i32,
         chunk: i32,
+        weight_stride: i32,
     ) {
         self.arguments(&self.kernels().channel_norm_backward_apply)
             .pointer(x.address())
@@ -150,6 +161,7 @@ impl Launcher<'_> {
             .value(all)
             .value(cols)
             .value(chunk)
+            .value(weight_stride)
             .launch(grid, 256, 0);
     }
 }

@@ -21,6 +21,10 @@ impl Launcher<'_> {
         window: i32,
         stride: i32,
         outputs: i32,
+        x_apart: i64,
+        weight_apart: i32,
+        bias_apart: i32,
+        y_apart: i64,
     ) {
         self.arguments(&self.kernels().narrow_convolution_forward)
             .pointer(x.address())
@@ -32,6 +36,10 @@ impl Launcher<'_> {
             .value(window)
             .value(stride)
             .value(outputs)
+            .value(x_apart)
+            .value(weight_apart)
+            .value(bias_apart)
+            .value(y_apart)
             .launch(grid, 128, shared);
     }
 
@@ -48,6 +56,8 @@ impl Launcher<'_> {
         stride: i32,
         outputs: i32,
         chunk: i32,
+        x_apart: i64,
+        dy_apart: i64,
     ) {
         self.arguments(&self.kernels().narrow_convolution_backward_weight)
             .pointer(x.address())
@@ -58,6 +68,8 @@ impl Launcher<'_> {
             .value(stride)
             .value(outputs)
             .value(chunk)
+            .value(x_apart)
+            .value(dy_apart)
             .launch(grid, 128, shared);
     }
 
@@ -69,12 +81,14 @@ impl Launcher<'_> {
         sum: &mut ViewMut<'_>,
         chunks: i32,
         len: i32,
+        sum_apart: i32,
     ) {
         self.arguments(&self.kernels().add_chunks)
             .pointer(partial.address())
             .pointer(sum.address())
             .value(chunks)
             .value(len)
+            .value(sum_apart)
             .launch(grid, 256, 0);
     }
 

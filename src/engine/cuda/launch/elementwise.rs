@@ -34,11 +34,21 @@ impl Launcher<'_> {
     }
 
     /// `kernels/elementwise.cu`: blocks of 256 threads.
-    pub(in crate::engine::cuda) fn add(&self, grid: Grid, x: View<'_>, y: &mut ViewMut<'_>, len: i64) {
+    pub(in crate::engine::cuda) fn add(
+        &self,
+        grid: Grid,
+        x: View<'_>,
+        y: &mut ViewMut<'_>,
+        len: i64,
+        x_stride: i64,
+        y_stride: i64,
+    ) {
         self.arguments(&self.kernels().add)
             .pointer(x.address())
             .pointer(y.address())
             .value(len)
+            .value(x_stride)
+            .value(y_stride)
             .launch(grid, 256, 0);
     }
 
@@ -50,12 +60,56 @@ impl Launcher<'_> {
         x: &mut ViewMut<'_>,
         rows: i32,
         cols: i32,
+        stride: i64,
     ) {
         self.arguments(&self.kernels().clear_padding)
             .pointer(counted.address())
             .pointer(x.address())
             .value(rows)
             .value(cols)
+            .value(stride)
+            .launch(grid, 256, 0);
+    }
+
+    /// `kernels/elementwise.cu`: blocks of 256 threads.
+    pub(in crate::engine::cuda) fn join_rows(
+        &self,
+        grid: Grid,
+        x: View<'_>,
+        starts: View<'_, u32>,
+        y: &mut ViewMut<'_>,
+        rows: i32,
+        cols: i32,
+        utterances: i32,
+        each: i32,
+    ) {
+        self.arguments(&self.kernels().join_rows)
+            .pointer(x.address())
+            .pointer(starts.address())
+            .pointer(y.address())
+            .value(rows)
+            .value(cols)
+            .value(utterances)
+            .value(each)
+            .launch(grid, 256, 0);
+    }
+
+    /// `kernels/elementwise.cu`: blocks of 256 threads.
+    pub(in crate::engine::cuda) fn part_rows(
+        &self,
+        grid: Grid,
+        x: View<'_>,
+        starts: View<'_, u32>,
+        y: &mut ViewMut<'_>,
+        cols: i32,
+        each: i32,
+    ) {
+        self.arguments(&self.kernels().part_rows)
+            .pointer(x.address())
+            .pointer(starts.address())
+            .pointer(y.address())
+            .value(cols)
+            .value(each)
             .launch(grid, 256, 0);
     }
 

@@ -106,12 +106,16 @@ impl Launcher<'_> {
         dbias: &mut ViewMut<'_>,
         rows: i32,
         cols: i32,
+        dy_stride: i64,
+        dbias_stride: i64,
     ) {
         self.arguments(&self.kernels().bias_backward)
             .pointer(dy.address())
             .pointer(dbias.address())
             .value(rows)
             .value(cols)
+            .value(dy_stride)
+            .value(dbias_stride)
             .launch(grid, 512, 0);
     }
 }
