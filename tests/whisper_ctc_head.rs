@@ -320,10 +320,16 @@ fn what_cannot_be_carried_over_is_refused() {
 #[test]
 fn the_guard_takes_back_what_the_source_whisper_finds_unlikely() {
     let root = tempfile::tempdir().unwrap();
-    let recognizer = recognizer(root.path(), keep).unwrap();
+    // A random model finds all texts much alike: this one is made surer of itself.
+    let sure = whisper(root.path(), |tensors| {
+        let (_, gains) = tensors.get_mut("model.decoder.layer_norm.weight").unwrap();
+        gains.iter_mut().for_each(|gain| *gain *= 4.0);
+    });
+    let ctc = Recognizer::from_dir(&ctc_model(root.path(), keep)).unwrap();
+    let recognizer = Recognizer::from_dir(&sure).unwrap().with_ctc_head(&ctc).unwrap();
     let plain = transcribe(&recognizer, &AdaptationConfig::none());
     let mut rejected = 0;
-    for learning_rate in [0.03, 0.1, 0.3, 1.0] {
+    for learning_rate in [0.01, 0.03, 0.05] {
         let free = transcribe(&recognizer, &settings(&recognizer, learning_rate, false));
         let guarded = transcribe(&recognizer, &settings(&recognizer, learning_rate, true));
         assert_eq!((free.steps, guarded.steps, &free.losses), (3, 3, &guarded.losses));
@@ -353,7 +359,13 @@ fn what_a_guard_cut_short_is_not_carried_over() {
     let sound = recognizer_of(keep);
     let plain = transcribe(&sound, &AdaptationConfig::none());
     let found = transcribe(&sound, &settings(&sound, 1e38, false));
-    assert_eq!((found.guard, found.steps), (Some(Guard::NonFinite), 0));
+    // Such values end in numbers that are not finite, or in none but blanks.
+    assert!(
+        matches!(found.guard, Some(Guard::NonFinite | Guard::AllBlank)),
+        "{:?}",
+        found.guard
+    );
+    assert_eq!(found.steps, 0);
     assert_eq!((tokens(&found), found.evidence), (tokens(&plain), None));
     // Every frame's best symbol is the blank: there is no entropy to lower.
     let blank = recognizer_of(|tensors| tensors.get_mut("ctc_head.bias").unwrap().1[0] = 100.0);
@@ -376,10 +388,13 @@ fn the_bundled_models_share_two_layers_and_without_a_step_nothing_changes() {
     // One is stored in 8 bits, the other in f16.
     assert_eq!(whisper.shared_layers(), Some(2));
     let samples = read_all(&short_clip()).unwrap();
+    let greedy = DecodingOptions {
+        beam_size: 1,
+        temperature: vec![0.0],
+        ..DecodingOptions::default()
+    };
     let run = |config: &AdaptationConfig| {
-        let mut session = whisper
-            .decoding_session(config, &DecodingOptions::default(), 2)
-            .unwrap();
+        let mut session = whisper.decoding_session(config, &greedy, 2).unwrap();
         let heard = session.transcribe_recording(&samples, &mut |_| true).unwrap();
         heard.unwrap().utterances.remove(0)
     };
