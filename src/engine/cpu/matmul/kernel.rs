@@ -185,27 +185,38 @@ unsafe fn sums<V: Vector, const ROWS: usize, const VECTORS: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
-        let mut step = |at: usize| {
-            let right = right.add(at * VECTORS * V::LANES);
-            let columns: [V; VECTORS] = std::array::from_fn(|index| V::load(right.add(index * V::LANES)));
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let value = V::splat(left(at, row));
-                for (sum, column) in sums.iter_mut().zip(columns) {
-                    *sum = sum.add_product(value, column);
-                }
-            }
-        };
         let whole = depth / STEPS_A_LINE * STEPS_A_LINE;
         for start in (0..whole).step_by(STEPS_A_LINE) {
             prefetch_near(ahead.wrapping_add(start / STEPS_A_LINE * LINE));
             for at in start..start + STEPS_A_LINE {
-                step(at);
+                step(&mut sums, at, &left, right);
             }
         }
         for at in whole..depth {
-            step(at);
+            step(&mut sums, at, &left, right);
         }
         sums
+    }
+}
+
+/// One place of the depth. A function, for a closure need not be inlined, and would not be compiled for the instruction set.
+#[inline(always)]
+unsafe fn step<V: Vector, const ROWS: usize, const VECTORS: usize>(
+    sums: &mut [[V; VECTORS]; ROWS],
+    at: usize,
+    left: &impl Fn(usize, usize) -> f32,
+    right: *const f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let right = right.add(at * VECTORS * V::LANES);
+        let columns: [V; VECTORS] = std::array::from_fn(|index| V::load(right.add(index * V::LANES)));
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let value = V::splat(left(at, row));
+            for (sum, column) in sums.iter_mut().zip(columns) {
+                *sum = sum.add_product(value, column);
+            }
+        }
     }
 }
 
