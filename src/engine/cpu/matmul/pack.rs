@@ -251,16 +251,10 @@ mod x86 {
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use super::Matrix;
-    use crate::engine::cpu::matmul::transpose::{SIDE, square};
+    use crate::engine::cpu::matmul::transpose::{SIDE, first, square};
     use std::arch::x86_64::{
-        __m512, __mmask16, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
-        _mm512_setzero_ps,
+        __m512, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
     };
-
-    /// The first values of a register.
-    fn first(count: usize) -> __mmask16 {
-        if count < SIDE { (1 << count) - 1 } else { !0 }
-    }
 
     /// `to[at, row] = from[row, at]`, square by square; `to` has `count` values from place to place.
     ///

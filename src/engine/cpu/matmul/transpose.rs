@@ -1,8 +1,8 @@
-//! Squares of 16 by 16 values, turned over in AVX-512 registers.
+//! What packing with AVX-512 shares: squares of 16 by 16 values turned over in registers, and masks.
 
 use std::arch::x86_64::{
-    __m512, _mm512_castpd_ps, _mm512_castps_pd, _mm512_shuffle_f32x4, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
-    _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    __m512, __mmask16, _mm512_castpd_ps, _mm512_castps_pd, _mm512_shuffle_f32x4, _mm512_unpackhi_pd,
+    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 /// Rows and columns of a square.
@@ -35,4 +35,9 @@ pub(super) fn square(rows: &mut [__m512; SIDE]) {
         rows[4 + place] = _mm512_shuffle_f32x4::<0x88>(odd, odd_next);
         rows[12 + place] = _mm512_shuffle_f32x4::<0xdd>(odd, odd_next);
     }
+}
+
+/// The mask of the first values of a register.
+pub(super) fn first(count: usize) -> __mmask16 {
+    if count >= SIDE { !0 } else { (1 << count) - 1 }
 }

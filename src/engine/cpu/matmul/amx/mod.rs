@@ -12,19 +12,17 @@ mod pack;
 
 use super::super::memory::with_scratch;
 use super::super::simd::{self, Level};
+use super::transpose::{SIDE, first};
 use super::vector::prefetch;
 use super::{Matrix, Target};
 use pack::{Form, panel_values};
 use std::arch::asm;
 use std::arch::x86_64::{
-    __cpuid, __cpuid_count, __mmask16, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
-    _xgetbv,
+    __cpuid, __cpuid_count, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _xgetbv,
 };
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// Rows of a tile, and its 32-bit columns.
-const SIDE: usize = 16;
 /// Values of the depth in a tile: each column holds two bfloat16.
 const STEP: usize = 2 * SIDE;
 /// Rows and columns of the result that stay in tile registers: four tiles, which leaves two for either operand.
@@ -414,9 +412,4 @@ unsafe fn write(
             }
         }
     }
-}
-
-/// The mask of the first values of a register.
-fn first(count: usize) -> __mmask16 {
-    if count >= SIDE { !0 } else { (1 << count) - 1 }
 }
