@@ -5,15 +5,19 @@
 
 use super::CpuBackend;
 use super::attention::{dot, exponentials, for_units, scale, score_gradient};
-use super::matmul::{Matrix, Target, product, product_into};
+use super::matmul::{FewRows, Matrix, Target, multiply_few_rows, product, product_into};
 use super::parallel::Shared;
-use super::simd::{Lanes, dot_body, vectorised};
+use super::simd::{Lanes, vectorised};
 use crate::engine::CrossAttention;
 
 /// Query rows handled at once.
 const BLOCK_ROWS: usize = 192;
 /// Up to so many queries, packing keys and values for a matrix product costs more than the product.
 const FEW_QUERIES: usize = 8;
+/// Values that all of a few queries meet while they are in cache.
+const KEYS_IN_CACHE: usize = 64;
+/// Columns whose sums stay in registers.
+const MIXED: usize = 64;
 /// Multiplications that are worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 16;
 
@@ -23,34 +27,32 @@ pub(super) fn scratch(backend: &CpuBackend, shape: CrossAttention) -> usize {
 }
 
 #[inline(always)]
-fn scores_body<L: Lanes>(q: &[f32], k: &[f32], stride: usize, factor: f32, scores: &mut [f32]) {
-    for (key, score) in scores.iter_mut().enumerate() {
-        *score = factor * dot_body::<L>(q, &k[key * stride..key * stride + q.len()]);
+fn mix_body<L: Lanes>(weights: &[f32], v: &[f32], stride: usize, out: &mut [f32]) {
+    let mut from = 0;
+    while let Some(out) = out.get_mut(from..from + MIXED) {
+        let mut sums = [0.0f32; MIXED];
+        sums.copy_from_slice(out);
+        for (key, weight) in weights.iter().enumerate() {
+            let v = &v[key * stride + from..key * stride + from + MIXED];
+            for (sum, v) in sums.iter_mut().zip(v) {
+                *sum = L::mul_add(*weight, *v, *sum);
+            }
+        }
+        out.copy_from_slice(&sums);
+        from += MIXED;
     }
-}
-
-vectorised! {
-    /// `scores[j] = factor q · k[j]`, keys `stride` apart.
-    fn scores_of(q: &[f32], k: &[f32], stride: usize, factor: f32, scores: &mut [f32]) = scores_body
-}
-
-#[inline(always)]
-fn mix_body<L: Lanes>(weights: &[f32], v: &[f32], stride: usize, factor: f32, out: &mut [f32]) {
-    out.fill(0.0);
+    let out = &mut out[from..];
     for (key, weight) in weights.iter().enumerate() {
-        let v = &v[key * stride..key * stride + out.len()];
+        let v = &v[key * stride + from..key * stride + from + out.len()];
         for (out, v) in out.iter_mut().zip(v) {
             *out = L::mul_add(*weight, *v, *out);
         }
     }
-    for out in out {
-        *out *= factor;
-    }
 }
 
 vectorised! {
-    /// `out = factor Σ_j weights[j] v[j]`, values `stride` apart.
-    fn mix(weights: &[f32], v: &[f32], stride: usize, factor: f32, out: &mut [f32]) = mix_body
+    /// `out += Σ_j weights[j] v[j]`, values `stride` apart.
+    fn mix(weights: &[f32], v: &[f32], stride: usize, out: &mut [f32]) = mix_body
 }
 
 fn check(shape: CrossAttention, q: &[f32], kv: &[f32], out: &[f32], log_sum_exp: &[f32]) {
@@ -89,15 +91,36 @@ pub(super) fn forward(
         let (k, v) = (&kv[head * dim..], &kv[width + head * dim..]);
         let column = |row: usize| (first + row) * width + head * dim;
         if queries <= FEW_QUERIES {
-            for (row, log_sum_exp) in log_sum_exp.iter_mut().enumerate() {
-                let at = column(row);
-                let scores = &mut scores[..shape.visible(first + row)];
-                scores_of(&q[at..at + dim], k, 2 * width, shape.scale(), scores);
-                let factor;
-                (*log_sum_exp, factor) = exponentials(scores);
-                // SAFETY: a head's columns of a row belong to this unit alone.
-                mix(scores, v, 2 * width, factor, unsafe { out.stretch(at..at + dim) });
+            let at = column(0);
+            // SAFETY: a head's columns of a row belong to this unit alone.
+            let out_of = |row: usize| unsafe { out.stretch(at + row * width..at + row * width + dim) };
+            // SAFETY: the scores are this unit's own. Those of keys that a query does not see are not looked at.
+            unsafe {
+                multiply_few_rows(&FewRows {
+                    rows,
+                    cols: keys,
+                    depth: dim,
+                    left: (&q[at..], width),
+                    right: (k, 2 * width),
+                    scale: shape.scale(),
+                    result: (scores.as_mut_ptr(), keys),
+                    accumulate: false,
+                });
             }
+            let mut factors = [0.0f32; FEW_QUERIES];
+            for (row, log_sum_exp) in log_sum_exp.iter_mut().enumerate() {
+                let seen = &mut scores[row * keys..][..shape.visible(first + row)];
+                (*log_sum_exp, factors[row]) = exponentials(seen);
+                out_of(row).fill(0.0);
+            }
+            for from in (0..keys).step_by(KEYS_IN_CACHE) {
+                for row in 0..rows {
+                    let seen = shape.visible(first + row).clamp(from, from + KEYS_IN_CACHE);
+                    let weights = &scores[row * keys..][from..seen];
+                    mix(weights, &v[from * 2 * width..], 2 * width, out_of(row));
+                }
+            }
+            (0..rows).for_each(|row| scale(factors[row], out_of(row)));
             return;
         }
         let q = Matrix::rows(&q[column(0)..], width);

@@ -2,31 +2,15 @@
 
 use super::CpuBackend;
 use super::gelu;
-use super::matmul::{Matrix, Sizes, Target, multiply};
+use super::matmul::{FewRows, Matrix, Sizes, Target, multiply, multiply_few_rows};
 use super::parallel::Shared;
-use super::simd::{self, Lanes, dot_body, vectorised};
+use super::simd::{self, Lanes, vectorised};
 use crate::engine::{Linear, Rows};
 use std::ops::Range;
 
 /// Up to so many rows (a step of decoding), packing the weight for a matrix product costs more than the product: each
 /// of its rows is read once, where it lies.
 const FEW_ROWS: usize = 8;
-/// Weight rows that stay in the first-level cache while every input row meets them.
-const WEIGHT_ROWS: usize = 8;
-
-#[inline(always)]
-fn dots_body<L: Lanes>(x: &[f32], weight: &[f32], y: &mut [f32], accumulate: bool) {
-    for (y, weight) in y.iter_mut().zip(weight.chunks_exact(x.len())) {
-        let sum = dot_body::<L>(x, weight);
-        *y = if accumulate { *y + sum } else { sum };
-    }
-}
-
-vectorised! {
-    /// `y[o] (+)= x · W[o]`.
-    fn dots(x: &[f32], weight: &[f32], y: &mut [f32], accumulate: bool) = dots_body
-}
-
 /// `y (+)= x Wᵀ`, then `finish` on each part of y.
 fn times_weight(
     backend: &CpuBackend,
@@ -39,16 +23,21 @@ fn times_weight(
 ) {
     if shape.rows <= FEW_ROWS && shape.inputs > 0 {
         return backend.run_parts(shape.outputs, 16, |part| {
-            for first in part.clone().step_by(WEIGHT_ROWS) {
-                let cols = first..part.end.min(first + WEIGHT_ROWS);
-                let weight = &weight[cols.start * shape.inputs..cols.end * shape.inputs];
-                for row in 0..shape.rows {
-                    let x = &x[row * shape.x_stride..row * shape.x_stride + shape.inputs];
-                    let start = row * shape.outputs;
-                    // SAFETY: parts are disjoint.
-                    let y = unsafe { y.stretch(start + cols.start..start + cols.end) };
-                    dots(x, weight, y, accumulate);
-                }
+            // SAFETY: y is the caller's alone, and was checked to hold the result; parts are disjoint.
+            unsafe {
+                multiply_few_rows(&FewRows {
+                    rows: shape.rows,
+                    cols: part.len(),
+                    depth: shape.inputs,
+                    left: (x, shape.x_stride),
+                    right: (&weight[part.start * shape.inputs..], shape.inputs),
+                    scale: 1.0,
+                    result: (
+                        y.matrix(part.start, shape.rows, part.len(), shape.outputs),
+                        shape.outputs,
+                    ),
+                    accumulate,
+                });
             }
             finish(0..shape.rows, part);
         });

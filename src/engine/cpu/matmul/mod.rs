@@ -3,6 +3,7 @@
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
+mod few_rows;
 mod kernel;
 mod pack;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod vector;
 use super::CpuBackend;
 use super::memory::with_scratch;
 use super::simd::{self, Level};
+pub(super) use few_rows::{FewRows, multiply_few_rows};
 use kernel::{Block, Left, Tile};
 use std::ops::Range;
 

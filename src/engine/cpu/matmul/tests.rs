@@ -153,3 +153,72 @@ fn the_number_of_threads_changes_nothing() {
         assert!(results.iter().all(|result| *result == results[0]), "{m}x{n}x{k}");
     }
 }
+
+/// Against f64, for each instruction set of this machine: sizes around every tile's edge, operands that lie apart, and what
+/// is beside the result, which must stay.
+#[test]
+fn few_rows_agree_with_f64() {
+    let levels = ways().into_iter().filter_map(|way| match way {
+        Way::Vector(level) => Some(level),
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Way::Amx => None,
+    });
+    for level in levels {
+        for (rows, cols, depth) in (1..=9).flat_map(|m| [(m, 1, 1), (m, 7, 64), (m, 17, 67), (m, 35, 15), (m, 8, 384)])
+        {
+            for accumulate in [false, true] {
+                let (left_stride, right_stride, stride) = (depth + 2, 2 * depth + 1, cols + 3);
+                let (left, right) = (values(rows * left_stride, 1), values(cols * right_stride, 2));
+                let before = values(rows * stride, 3);
+                let mut result = before.clone();
+                let product = FewRows {
+                    rows,
+                    cols,
+                    depth,
+                    left: (&left, left_stride),
+                    right: (&right, right_stride),
+                    scale: 0.5,
+                    result: (result.as_mut_ptr(), stride),
+                    accumulate,
+                };
+                // SAFETY: the result has so many rows of so many values and is this test's own.
+                unsafe { few_rows::multiply(level, &product) };
+                for (index, (found, before)) in result.iter().zip(&before).enumerate() {
+                    let (row, col) = (index / stride, index % stride);
+                    if col >= cols {
+                        assert_eq!(found, before, "beside the result");
+                        continue;
+                    }
+                    let products = left[row * left_stride..][..depth]
+                        .iter()
+                        .zip(&right[col * right_stride..]);
+                    let sum: f64 = products.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                    let expected = 0.5 * sum + if accumulate { f64::from(*before) } else { 0.0 };
+                    let difference = (f64::from(*found) - expected).abs();
+                    assert!(
+                        difference < 2e-5,
+                        "{level:?} {rows} x {cols} x {depth}: {found} {expected}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "an operand is too short")]
+fn few_rows_do_not_read_past_an_operand() {
+    let (left, right, mut result) = ([0.0; 8], [0.0; 7], [0.0; 2]);
+    let product = FewRows {
+        rows: 2,
+        cols: 1,
+        depth: 8,
+        left: (&left, 0),
+        right: (&right, 8),
+        scale: 1.0,
+        result: (result.as_mut_ptr(), 1),
+        accumulate: false,
+    };
+    // SAFETY: the result is this test's own.
+    unsafe { multiply_few_rows(&product) };
+}

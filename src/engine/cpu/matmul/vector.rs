@@ -24,6 +24,11 @@ pub(super) trait Vector: Copy {
     /// # Safety
     /// As for [`Vector::splat`].
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    /// The sums of four registers' values.
+    ///
+    /// # Safety
+    /// As for [`Vector::splat`].
+    unsafe fn totals(four: [Self; 4]) -> [f32; 4];
 }
 
 /// Asks for a cache line that is written soon. A hint: any address will do.
@@ -56,12 +61,35 @@ pub(super) fn prefetch_near(address: *const f32) {
 mod x86 {
     use super::Vector;
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+        __m256, __m512, _mm_add_ps, _mm_storeu_ps, _mm256_add_ps, _mm256_castps256_ps128, _mm256_extractf128_ps,
+        _mm256_fmadd_ps, _mm256_hadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_castps512_ps256,
+        _mm512_extractf32x8_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
     };
 
+    /// # Safety
+    /// The processor must have AVX.
+    #[inline(always)]
+    unsafe fn totals_of_256([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+        let mut totals = [0.0; 4];
+        // SAFETY: the caller's promise; there is room for four values.
+        unsafe {
+            let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+            let (low, high) = (_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+            _mm_storeu_ps(totals.as_mut_ptr(), _mm_add_ps(low, high));
+        }
+        totals
+    }
+
+    /// # Safety
+    /// The processor must have AVX-512 DQ.
+    #[inline(always)]
+    unsafe fn totals_of_512(four: [__m512; 4]) -> [f32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { totals_of_256(four.map(|v| _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)))) }
+    }
+
     macro_rules! vector {
-        ($register:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $fused:ident) => {
+        ($register:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $fused:ident, $totals:ident) => {
             impl Vector for $register {
                 const LANES: usize = $lanes;
 
@@ -88,6 +116,12 @@ mod x86 {
                     // SAFETY: the caller's promise.
                     unsafe { $fused(a, b, self) }
                 }
+
+                #[inline(always)]
+                unsafe fn totals(four: [Self; 4]) -> [f32; 4] {
+                    // SAFETY: the caller's promise.
+                    unsafe { $totals(four) }
+                }
             }
         };
     }
@@ -98,7 +132,8 @@ mod x86 {
         _mm256_set1_ps,
         _mm256_loadu_ps,
         _mm256_storeu_ps,
-        _mm256_fmadd_ps
+        _mm256_fmadd_ps,
+        totals_of_256
     );
     vector!(
         __m512,
@@ -106,7 +141,8 @@ mod x86 {
         _mm512_set1_ps,
         _mm512_loadu_ps,
         _mm512_storeu_ps,
-        _mm512_fmadd_ps
+        _mm512_fmadd_ps,
+        totals_of_512
     );
 }
 
@@ -136,6 +172,15 @@ impl Vector for std::arch::aarch64::float32x4_t {
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         // SAFETY: the caller's promise.
         unsafe { std::arch::aarch64::vfmaq_f32(self, a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn totals([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        use std::arch::aarch64::{vpaddq_f32, vst1q_f32};
+        let mut totals = [0.0; 4];
+        // SAFETY: the caller's promise; there is room for four values.
+        unsafe { vst1q_f32(totals.as_mut_ptr(), vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d))) };
+        totals
     }
 }
 
@@ -168,5 +213,10 @@ impl Vector for Plain {
     #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         Self(std::array::from_fn(|lane| self.0[lane] + a.0[lane] * b.0[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn totals(four: [Self; 4]) -> [f32; 4] {
+        four.map(|values| values.0.iter().sum())
     }
 }
