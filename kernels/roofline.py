@@ -52,6 +52,8 @@ KERNELS = {
     "layer_norm_forward (with GELU, first convolution of a large model)": by_value(CONVOLVED, 2, 33),
     "layer_norm_backward_input": by_value(T * D, 4, 12),
     "layer_norm_backward_parameters": by_value(T * D, 2, 5),
+    "layer_norm_backward_input (through GELU, first convolution of a large model)": by_value(CONVOLVED, 3, 85),
+    "layer_norm_backward_parameters (through GELU, the same)": by_value(CONVOLVED, 2, 42),
     "bias_backward": by_value(T * D, 1, 1),
     "grouped_convolution": (
         T * D * -(-TAPS // 4) * 67 / 64 + D * TAPS * N * TILE_READS + T * D,

@@ -256,7 +256,14 @@ fn layer_norms_of_even_utterances() {
         let (into, places) = (Each { values, stride }, [Some(0), Some(cols)]);
         host.0
             .layer_norm_backward_parameters_each(shape, shares(), on.view(), saved, d.view(), into, places);
-        let [y, dx, gradients] = [y, dx, gradients].map(|values| values.get());
+        // Back through the GELU as well.
+        let (mut used, mut through, mut of_both) = (host.put(&dy), host.space(dy.len()), host.put(&of_store));
+        let values = of_both.view_mut();
+        let (into, parameters) = (Each { values, stride }, [0, 1].map(parameter));
+        let (used, at) = (used.view_mut(), through.view_mut());
+        host.0
+            .layer_norm_gelu_backward_each(shape, shares(), on.view(), saved, parameters, used, at, into, places);
+        let [y, dx, gradients, through, of_both] = [y, dx, gradients, through, of_both].map(|values| values.get());
         for index in 0..count {
             let case = format!("{index} of {count}, {each} rows of {cols}");
             let own = |values: &[f32]| share(values, index, each * cols, each * cols);
@@ -276,9 +283,17 @@ fn layer_norms_of_even_utterances() {
             let both = (Some(dw.view_mut()), Some(db.view_mut()));
             host.0
                 .layer_norm_backward_parameters(shape, on.view(), saved, d.view(), both.0, both.1);
-            let alone = [own_y, own_dx, dw, db].map(|values| values.get());
-            let [dw, db] = [0, cols].map(|at| share(&gradients[at..], index, stride, cols));
-            assert_same(&case, &[own(&y), own(&dx), dw, db], &alone, 1e-6);
+            let (mut used, mut own_through) = (host.put(&own(&dy)), host.space(each * cols));
+            let (mut dw_through, mut db_through) = (part(&of_store, 0), part(&of_store, cols));
+            let both = [Some(dw_through.view_mut()), Some(db_through.view_mut())];
+            let (used, at, parameters) = (used.view_mut(), own_through.view_mut(), [w.view(), b.view()]);
+            host.0
+                .layer_norm_gelu_backward(shape, on.view(), saved, parameters, used, at, both);
+            let alone = [own_y, own_dx, dw, db, own_through, dw_through, db_through].map(|values| values.get());
+            let [[dw, db], [dw_through, db_through]] = [&gradients, &of_both]
+                .map(|gradients| [0, cols].map(|at| share(&gradients[at..], index, stride, cols)));
+            let found = [own(&y), own(&dx), dw, db, own(&through), dw_through, db_through];
+            assert_same(&case, &found, &alone, 1e-6);
         }
     }
 }

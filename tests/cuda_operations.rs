@@ -204,7 +204,7 @@ fn layer_norms_and_their_gradients() {
             let alone = Some(bias_alone.view_mut());
             host.0
                 .layer_norm_backward_parameters(shape, x.view(), saved, dy.view(), None, alone);
-            [
+            let mut all = vec![
                 y,
                 statistics,
                 activated,
@@ -215,9 +215,23 @@ fn layer_norms_and_their_gradients() {
                 dbias,
                 weight_alone,
                 bias_alone,
-            ]
-            .map(|v| v.get())
-            .to_vec()
+            ];
+            // Back through the GELU as well, with each choice of what is adapted.
+            for adapted in [[true, true], [true, false], [false, true], [false, false]] {
+                let (mut d, mut dx) = (host.put(&random(rows * cols, 4)), host.space(rows * cols));
+                let mut gradients = [6, 7].map(|seed| host.put(&random(cols, seed)));
+                let [dweight, dbias] = &mut gradients;
+                let into = [
+                    adapted[0].then(|| dweight.view_mut()),
+                    adapted[1].then(|| dbias.view_mut()),
+                ];
+                let (saved, parameters) = (all[3].view(), [weight.view(), bias.view()]);
+                host.0
+                    .layer_norm_gelu_backward(shape, x.view(), saved, parameters, d.view_mut(), dx.view_mut(), into);
+                all.push(dx);
+                all.extend(gradients);
+            }
+            all.into_iter().map(|v| v.get()).collect::<Vec<_>>()
         });
     }
 }

@@ -305,6 +305,15 @@ fn norms_over_the_channels_and_over_time() {
         check_gradients(&case, &inputs, &[dx.get(), dweight.get(), dbias.get()], &dy, |at| {
             normalised(shape, at, false)
         });
+        let (mut gradient, mut dx, mut dweight, mut dbias) = (host.put(&dy), host.space(x.len()), zeros(), zeros());
+        let (d, into) = (gradient.view_mut(), dx.view_mut());
+        let both = [Some(dweight.view_mut()), Some(dbias.view_mut())];
+        host.0
+            .layer_norm_gelu_backward(shape, on.view(), statistics.view(), [w.view(), b.view()], d, into, both);
+        let case = format!("layer norm, then GELU {shape:?}");
+        check_gradients(&case, &inputs, &[dx.get(), dweight.get(), dbias.get()], &dy, |at| {
+            normalised(shape, at, false).into_iter().map(gelu).collect()
+        });
         if rows == 1 {
             // A single row's variance is 0: its gradient is nothing but rounding, blown up by 1/σ.
             continue;

@@ -169,6 +169,14 @@ fn layer_norms_with_each_ones_own_values() {
             host.0
                 .layer_norm_backward_parameters_each(shape, shares(), on.view(), saved, d.view(), into, places);
             let of_store = of_store.get();
+            // Back through a GELU that followed.
+            let (mut used, mut dx, mut of_both) = (host.put(&dy), host.space(x.len()), host.put(&gradients));
+            let values = of_both.view_mut();
+            let (into, used, at) = (Each { values, stride }, used.view_mut(), dx.view_mut());
+            host.0
+                .layer_norm_gelu_backward_each(shape, shares(), on.view(), saved, parameters, used, at, into, places);
+            found.push(dx.get());
+            let of_both = of_both.get();
             assert!(found.iter().flatten().all(|value| value.is_finite()));
             for (index, rows) in rows(lens).into_iter().enumerate() {
                 let case = format!("rows {rows:?} of {lens:?} and {padding}, {cols} columns");
@@ -194,9 +202,21 @@ fn layer_norms_with_each_ones_own_values() {
                 let both = (Some(dweight.view_mut()), Some(dbias.view_mut()));
                 host.0
                     .layer_norm_backward_parameters(shape, on.view(), saved, d.view(), both.0, both.1);
-                alone.extend([dweight.get(), dbias.get()]);
+                let (mut used, mut dx) = (host.put(&own(&dy)), host.space(rows.len() * cols));
+                let [mut dgamma, mut dbeta] = [gamma, beta].map(|place| host.put(&share(&gradients, place)));
+                let (used, at) = (used.view_mut(), dx.view_mut());
+                let (parameters, both) = (
+                    [weight.view(), bias.view()],
+                    [Some(dgamma.view_mut()), Some(dbeta.view_mut())],
+                );
+                host.0
+                    .layer_norm_gelu_backward(shape, on.view(), saved, parameters, used, at, both);
+                alone.push(dx.get());
+                alone.extend([dweight, dbias, dgamma, dbeta].map(|values| values.get()));
                 let mut own: Vec<Vec<f32>> = found.iter().map(|values| own(values)).collect();
-                own.extend([gamma, beta].map(|place| share(&of_store, place)));
+                for of_store in [&of_store, &of_both] {
+                    own.extend([gamma, beta].map(|place| share(of_store, place)));
+                }
                 assert_same(&case, &own, &alone, 1e-6);
                 // What lies beside them has not changed.
                 let share = index * stride..(index + 1) * stride;

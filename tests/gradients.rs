@@ -245,6 +245,23 @@ fn layer_norm_and_its_gradients() {
                 &differences(&bias, &cotangent, |b| forward(&x, &weight, b)),
                 2e-5,
             );
+            let activated = |x: &[f64], weight: &[f64], bias: &[f64]| -> Vec<f64> {
+                forward(x, weight, bias).into_iter().map(gelu).collect()
+            };
+            let (mut d, mut dx) = (dy.clone(), vec![f32::NAN; rows * cols]);
+            let (mut dweight, mut dbias) = (vec![0.0; cols], vec![0.0; cols]);
+            let (parameters, both) = (
+                [&weight32[..], &single(&bias)],
+                [Some(&mut dweight[..]), Some(&mut dbias[..])],
+            );
+            backend.layer_norm_gelu_backward(shape, &x32, &statistics, parameters, &mut d, &mut dx, both);
+            let exact = differences(&x, &cotangent, |x| activated(x, &weight, &bias));
+            // What the offset rounds away of x̂ moves the slope.
+            assert_close("dx through a GELU", &dx, &exact, 3e-4);
+            let exact = differences(&weight, &cotangent, |w| activated(&x, w, &bias));
+            assert_close("dγ through a GELU", &dweight, &exact, 2e-5);
+            let exact = differences(&bias, &cotangent, |b| activated(&x, &weight, b));
+            assert_close("dβ through a GELU", &dbias, &exact, 2e-5);
         }
     }
 }

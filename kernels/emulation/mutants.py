@@ -96,6 +96,16 @@ MUTANTS = {
         "elementwise.cu", "= (long long)rows_that_count(counted, blockIdx.y, rows) * cols;", "= (long long)(rows_that_count(counted, blockIdx.y, rows) + 1) * cols;", "padding cleared", "plain"),
     "a norm without the GELU that should follow": (
         "layer_norm.cu", "y[col] = activate ? gelu(value) : value;", "y[col] = value;", "layer_norms", "plain"),
+    "a slope that GELU has without the norm's scale and shift": (
+        "layer_norm.cu", "gelu_slope(normalised * weight + bias[col])", "gelu_slope(normalised)", "layer_norms", "plain"),
+    "a norm's parameters that know of no GELU": (
+        "layer_norm.cu", "before_gelu(dy[at], normalised, bias ? weight[col] : 0.0f, bias, col)", "dy[at]", "layer_norms", "plain"),
+    "a shift's gradient through a GELU at the mean": (
+        "layer_norm.cu", "dweight || bias ? (x[at]", "dweight ? (x[at]", "layer_norms", "plain"),
+    "a GELU behind the first utterance's shift for all": (
+        "layer_norm.cu", "    if (bias) bias += utterance * bias_stride;\n", "", "spans layer_norms", "plain"),
+    "parameters' GELU behind the first utterance's shift for all": (
+        "layer_norm.cu", "        bias += (long long)blockIdx.y * bias_stride;\n", "", "apart layer_norms", "plain"),
     "an utterance's last row with its neighbour's values": (
         "layer_norm.cu", "row >= (int)starts[utterance + 1]) utterance++", "row + 1 >= (int)starts[utterance + 1]) utterance++", "spans layer_norms", "plain"),
     "a norm's gradient over all utterances": (

@@ -9,6 +9,7 @@ pub mod cpu;
 mod ctc;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod decoder;
 mod error;
 mod ledger;
 mod replay;
@@ -16,6 +17,7 @@ mod shapes;
 
 pub use arena::{Arena, ArenaPlan, Count, Slot};
 pub use ctc::{CtcLoss, ctc_loss, pseudo_label_loss};
+pub use decoder::DecoderBackend;
 pub use error::EngineError;
 pub use ledger::{Judge, Ledger, Pieces, Rules, Says, Verdict, to_values};
 pub use replay::{Pass, Replay};
@@ -396,6 +398,34 @@ pub trait Backend: Send + Sync + Sized + 'static {
         panic!("{NO_PADDING}");
     }
 
+    /// Back through [`Backend::layer_norm_gelu`]: `d` is its output's gradient, and is used up; `dx = ...`, γ's and β's
+    /// gradients are added to where they are adapted.
+    fn layer_norm_gelu_backward(
+        &self,
+        shape: Rows,
+        x: Self::View<'_>,
+        statistics: Self::View<'_>,
+        parameters: [Self::View<'_>; 2],
+        d: Self::ViewMut<'_>,
+        dx: Self::ViewMut<'_>,
+        gradients: [Option<Self::ViewMut<'_>>; 2],
+    );
+    /// The same of several utterances at once; see [`Backend::layer_norm_backward_parameters_each`].
+    fn layer_norm_gelu_backward_each(
+        &self,
+        _shape: Rows,
+        _shares: Shares<Self::View<'_>>,
+        _x: Self::View<'_>,
+        _statistics: Self::View<'_>,
+        _parameters: [Each<Self::View<'_>>; 2],
+        _d: Self::ViewMut<'_>,
+        _dx: Self::ViewMut<'_>,
+        _gradients: Each<Self::ViewMut<'_>>,
+        _places: [Option<usize>; 2],
+    ) {
+        panic!("{NO_PADDING}");
+    }
+
     /// Zeros in all rows but the counted ones of each utterance; see [`Backend::pads`].
     fn clear_padding(&self, _shape: Rows, _counted: Self::View<'_>, _x: Each<Self::ViewMut<'_>>) {
         panic!("{NO_PADDING}");
@@ -556,39 +586,4 @@ pub trait Backend: Send + Sync + Sized + 'static {
         first_moment: Self::ViewMut<'_>,
         second_moment: Self::ViewMut<'_>,
     );
-}
-
-/// A device that also runs what Whisper's decoder needs.
-pub trait DecoderBackend: Backend {
-    /// Values of scratch memory that attention to other rows needs (forward and backward alike).
-    fn cross_attention_scratch(&self, shape: CrossAttention) -> usize;
-    /// Softmax attention of q `[queries, heads, head_dim]` over kv `[keys, 2, heads, head_dim]`, out as q,
-    /// `log_sum_exp` `[heads, queries]`. With `causal`, query i sees the keys `0 ..= keys - queries + i` alone.
-    fn cross_attention(
-        &self,
-        shape: CrossAttention,
-        q: Self::View<'_>,
-        kv: Self::View<'_>,
-        out: Self::ViewMut<'_>,
-        log_sum_exp: Self::ViewMut<'_>,
-        scratch: Self::ViewMut<'_>,
-    );
-    /// `dq = ...` as q, and `dkv = ...` as kv.
-    fn cross_attention_backward(
-        &self,
-        shape: CrossAttention,
-        q: Self::View<'_>,
-        kv: Self::View<'_>,
-        out: Self::View<'_>,
-        log_sum_exp: Self::View<'_>,
-        dout: Self::View<'_>,
-        dq: Self::ViewMut<'_>,
-        dkv: Self::ViewMut<'_>,
-        scratch: Self::ViewMut<'_>,
-    );
-
-    /// `y[r] = table[rows[r]]`, table `[_, cols]` and y `[rows.len(), cols]`: an embedding. Panics on a row outside.
-    fn gather_rows(&self, rows: &[u32], cols: usize, table: Self::View<'_>, y: Self::ViewMut<'_>);
-    /// `dtable[rows[r]] += dy[r]`.
-    fn gather_rows_backward(&self, rows: &[u32], cols: usize, dy: Self::View<'_>, dtable: Self::ViewMut<'_>);
 }

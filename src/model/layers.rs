@@ -353,6 +353,30 @@ impl LayerNorm {
     }
 }
 
+impl LayerNorm {
+    /// Back through [`LayerNorm::forward_gelu_each`]: `d`, the gradient of its output, is used up.
+    pub(super) fn backward_gelu_each<B: Backend>(
+        &self,
+        backend: &B,
+        parameters: &mut impl Parameters<B>,
+        arena: &mut Arena<B>,
+        (rows, shares): (usize, Shares<()>),
+        (x, statistics): (Slot, Slot),
+        d: Slot,
+        dx: Slot,
+    ) {
+        let shape = Rows { rows, cols: self.cols };
+        if shares.count() == 1 {
+            let ([x, statistics], [d, dx]) = arena.split(backend, [x, statistics], [d, dx]);
+            let (values, gradients) = parameters.values_and_gradients(backend, self.operands());
+            return backend.layer_norm_gelu_backward(shape, x, statistics, values, d, dx, gradients);
+        }
+        let (shares, [x, statistics], [d, dx]) = split_shares(backend, arena, shares, [x, statistics], [d, dx]);
+        let (each, gradients, places) = parameters.each_with_gradients(backend, self.operands());
+        backend.layer_norm_gelu_backward_each(shape, shares, x, statistics, each, d, dx, gradients, places);
+    }
+}
+
 /// Whose rows are which, and slots to read and to write.
 type SharesAnd<'a, B, const R: usize, const W: usize> = (
     Shares<<B as Backend>::View<'a>>,

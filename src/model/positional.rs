@@ -49,8 +49,7 @@ pub(super) struct PositionalActivations {
     /// The effective weight where weight norm makes it, and its gradient.
     weight: Slot,
     dweight: Slot,
-    /// The GELU's input, made again; the gradient on its way down.
-    pre: Slot,
+    /// The gradient on its way down.
     d: Slot,
     /// Where the input is padded.
     counted: Option<Count>,
@@ -181,7 +180,6 @@ impl<B: Backend> PositionalEmbedding<B> {
             scratch: plan.slot(backend.grouped_conv1d_scratch(shape)),
             weight: plan.slot(normed * shape.weight_len()),
             dweight: plan.slot(normed * backward * shape.weight_len()),
-            pre: plan.slot(backward * values),
             d: plan.slot(backward * values),
             counted,
         }
@@ -245,9 +243,7 @@ impl<B: Backend> PositionalEmbedding<B> {
             match &layer.norm {
                 Some(norm) => {
                     let saved = (slots.sum, slots.statistics);
-                    norm.forward_each(backend, parameters, arena, rows, slots.sum, a.pre, slots.statistics);
-                    gelu_backward(backend, arena, a.pre, d);
-                    norm.backward_each(backend, parameters, arena, rows, saved, d, Some((spare, false)));
+                    norm.backward_gelu_each(backend, parameters, arena, rows, saved, d, spare);
                     std::mem::swap(&mut d, &mut spare);
                 }
                 None => gelu_backward(backend, arena, slots.sum, d),

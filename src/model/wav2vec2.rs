@@ -55,8 +55,8 @@ pub(super) struct Wav2Vec2Activations {
     positional: PositionalActivations,
     encoder_norm_input: Slot,
     encoder_statistics: Slot,
-    /// The convolutions' gradients take turns in two slots; a layer norm's output is made again in the third.
-    dconv: [Slot; 3],
+    /// The convolutions' gradients take turns in two slots.
+    dconv: [Slot; 2],
     dprojection_input: Slot,
 }
 
@@ -254,14 +254,6 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
             true => kept.map(|(_, shape)| values(shape)).max().unwrap_or(0),
             false => 0,
         };
-        let remade = match self
-            .convolutions
-            .iter()
-            .any(|layer| matches!(layer.norm, Norm::Layer(_)))
-        {
-            true => largest,
-            false => 0,
-        };
         let all = count * rows;
         let (projected, wide) = (plan.slot(all * self.width), all * self.channels());
         let post_norm = self.encoder_norm.is_some() as usize;
@@ -280,7 +272,7 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
             },
             encoder_norm_input: plan.slot(post_norm * all * self.width),
             encoder_statistics: plan.slot(post_norm * all * 2),
-            dconv: [largest, largest, remade].map(|len| plan.slot(backward * len)),
+            dconv: [largest, largest].map(|len| plan.slot(backward * len)),
             dprojection_input: plan.slot(backward * wide),
         };
         Some((activations, rows))
@@ -381,7 +373,7 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
                 .backward_input(backend, parameters, arena, a.rows, stream, dx, false);
         }
         let features = a.features();
-        let [mut d, mut spare, pre] = a.dconv;
+        let [mut d, mut spare] = a.dconv;
         let below = lowest < projection_stage;
         match &self.projection_norm {
             Some(norm) => {
@@ -406,7 +398,7 @@ impl<B: Backend> Wav2Vec2Frontend<B> {
                 return;
             }
             let len = slots.raw.len;
-            let parts = (d.part(0, len), spare.part(0, len), pre.part(0, len.min(pre.len)));
+            let parts = (d.part(0, len), spare.part(0, len));
             if layer.backward_norm(backend, parameters, arena, slots, parts) {
                 std::mem::swap(&mut d, &mut spare);
             }
@@ -512,7 +504,7 @@ impl ConvLayer {
         parameters: &mut impl Parameters<B>,
         arena: &mut Arena<B>,
         a: &ConvActivations,
-        (d, spare, pre): (Slot, Slot, Slot),
+        (d, spare): (Slot, Slot),
     ) -> bool {
         match &self.norm {
             Norm::None => {
@@ -533,19 +525,8 @@ impl ConvLayer {
                 false
             }
             Norm::Layer(norm) => {
-                // Not kept in the forward pass: it is as large as the convolution's result.
-                let rows = a.all_rows();
-                norm.forward_each(backend, parameters, arena, rows, a.raw, pre, a.statistics);
-                gelu_backward(backend, arena, pre, d);
-                norm.backward_each(
-                    backend,
-                    parameters,
-                    arena,
-                    rows,
-                    (a.raw, a.statistics),
-                    d,
-                    Some((spare, false)),
-                );
+                let saved = (a.raw, a.statistics);
+                norm.backward_gelu_each(backend, parameters, arena, a.all_rows(), saved, d, spare);
                 true
             }
         }

@@ -3,6 +3,7 @@
 //! With g = dy γ, the input's gradient is `(g - mean(g) - x̂ mean(g x̂)) / σ`.
 
 use super::CpuBackend;
+use super::gelu::slope;
 use super::parallel::Shared;
 use super::simd::{Lanes, dot_body, sum_body, vectorised};
 use crate::engine::Rows;
@@ -64,6 +65,48 @@ pub(super) fn forward(
             )
         };
         forward_rows(&x[range], weight, bias, y, statistics);
+    });
+}
+
+#[inline(always)]
+fn gelu_backward_body<L: Lanes>(x: &[f32], statistics: &[f32], weight: &[f32], bias: &[f32], d: &mut [f32]) {
+    let cols = weight.len();
+    let rows = x.chunks_exact(cols).zip(statistics.chunks_exact(2));
+    for ((x, statistics), d) in rows.zip(d.chunks_exact_mut(cols)) {
+        let (mean, inverse) = (statistics[0], statistics[1]);
+        for (((d, x), weight), bias) in d.iter_mut().zip(x).zip(weight).zip(bias) {
+            *d *= slope::<L>(L::mul_add((x - mean) * inverse, *weight, *bias));
+        }
+    }
+}
+
+vectorised! {
+    fn gelu_backward_rows(x: &[f32], statistics: &[f32], weight: &[f32], bias: &[f32], d: &mut [f32]) =
+        gelu_backward_body
+}
+
+/// In place, from the gradient of a GELU that followed to that of the norm's output: `d *= gelu'(x̂ γ + β)`.
+pub(super) fn gelu_backward(
+    backend: &CpuBackend,
+    shape: Rows,
+    x: &[f32],
+    statistics: &[f32],
+    [weight, bias]: [&[f32]; 2],
+    d: &mut [f32],
+) {
+    let cols = shape.cols;
+    assert_eq!((x.len(), d.len()), (shape.rows * cols, shape.rows * cols));
+    assert_eq!(
+        (weight.len(), bias.len(), statistics.len()),
+        (cols, cols, shape.rows * 2)
+    );
+    let d = Shared::new(d);
+    backend.run_parts(shape.rows, 16, |rows| {
+        let range = rows.start * cols..rows.end * cols;
+        let statistics = &statistics[rows.start * 2..rows.end * 2];
+        // SAFETY: parts are disjoint.
+        let d = unsafe { d.stretch(range.clone()) };
+        gelu_backward_rows(&x[range], statistics, weight, bias, d);
     });
 }
 

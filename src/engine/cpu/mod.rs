@@ -327,6 +327,21 @@ impl Backend for CpuBackend {
         layer_norm::backward_parameters(self, shape, x, statistics, dy, dweight, dbias);
     }
 
+    fn layer_norm_gelu_backward(
+        &self,
+        shape: Rows,
+        x: &[f32],
+        statistics: &[f32],
+        parameters: [&[f32]; 2],
+        d: &mut [f32],
+        dx: &mut [f32],
+        [dweight, dbias]: [Option<&mut [f32]>; 2],
+    ) {
+        layer_norm::gelu_backward(self, shape, x, statistics, parameters, d);
+        layer_norm::backward_parameters(self, shape, x, statistics, d, dweight, dbias);
+        layer_norm::backward_input(self, shape, x, statistics, parameters[0], d, dx, false);
+    }
+
     fn channel_norm_gelu(
         &self,
         shape: Rows,

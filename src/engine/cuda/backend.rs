@@ -1,15 +1,13 @@
 //! The operations as the engine calls them.
 
-use super::device::describe;
 use super::memory::{CudaBuffer, View, ViewMut};
 use super::ops::{int, one, parts};
-use super::{CudaBackend, address_of, lock};
+use super::{CudaBackend, lock};
 use crate::engine::{
     AdamW, Attention, Backend, BiasAndGradient, Conv1d, Each, EngineError, GroupedConv1d, Judge, Linear,
     ObjectiveTerms, ObjectiveValue, PseudoLabel, RelativeBias, Replay, Rows, Shares, Slot, Spans, check_split,
 };
 use cudarc::driver::result;
-use cudarc::driver::sys::CUresult;
 use std::ops::Range;
 
 impl Backend for CudaBackend {
@@ -45,35 +43,7 @@ impl Backend for CudaBackend {
     }
 
     fn zeros(&self, len: usize) -> Result<CudaBuffer, EngineError> {
-        if let Some(failure) = &*lock(&self.failure) {
-            return Err(failure.clone());
-        }
-        if len == 0 {
-            return Ok(CudaBuffer {
-                _memory: None,
-                address: 0,
-                len,
-            });
-        }
-        lock(&self.graphs).forget();
-        // SAFETY: filled below before anyone sees it.
-        let slice = unsafe { self.stream.alloc::<f32>(len) }.map_err(|error| match error.0 {
-            CUresult::CUDA_ERROR_OUT_OF_MEMORY => EngineError::OutOfMemory {
-                device: self.device.describe(),
-                bytes: len.saturating_mul(4),
-            },
-            _ => EngineError::DeviceFailed {
-                device: self.device.describe(),
-                reason: describe(error),
-            },
-        })?;
-        let mut buffer = CudaBuffer {
-            address: address_of(&slice, &self.stream),
-            _memory: Some(slice),
-            len,
-        };
-        self.zero(self.view_mut(&mut buffer, 0..len));
-        Ok(buffer)
+        self.allocate(len)
     }
 
     fn buffer(&self, values: Vec<f32>) -> Result<CudaBuffer, EngineError> {
@@ -377,7 +347,16 @@ impl Backend for CudaBackend {
         dx: ViewMut<'_>,
         accumulate: bool,
     ) {
-        self.norm_input(shape, Shares::Even(1), x, statistics, one(weight), dy, dx, accumulate);
+        self.norm_input(
+            shape,
+            Shares::Even(1),
+            x,
+            statistics,
+            (one(weight), None),
+            dy,
+            dx,
+            accumulate,
+        );
     }
 
     fn layer_norm_backward_input_each(
@@ -391,7 +370,7 @@ impl Backend for CudaBackend {
         dx: ViewMut<'_>,
         accumulate: bool,
     ) {
-        self.norm_input(shape, shares, x, statistics, weight, dy, dx, accumulate);
+        self.norm_input(shape, shares, x, statistics, (weight, None), dy, dx, accumulate);
     }
 
     fn layer_norm_backward_parameters(
@@ -403,7 +382,7 @@ impl Backend for CudaBackend {
         dweight: Option<ViewMut<'_>>,
         dbias: Option<ViewMut<'_>>,
     ) {
-        self.norm_parameters(shape, x, statistics, dy, dweight, dbias);
+        self.norm_parameters(shape, x, statistics, None, dy, [dweight, dbias]);
     }
 
     fn layer_norm_backward_parameters_each(
@@ -416,7 +395,52 @@ impl Backend for CudaBackend {
         gradients: Each<ViewMut<'_>>,
         places: [Option<usize>; 2],
     ) {
-        self.norm_parameters_each(shape, shares, x, statistics, dy, gradients, places);
+        self.norm_parameters_each(shape, shares, x, statistics, None, dy, gradients, places);
+    }
+
+    fn layer_norm_gelu_backward(
+        &self,
+        shape: Rows,
+        x: View<'_>,
+        statistics: View<'_>,
+        parameters: [View<'_>; 2],
+        d: ViewMut<'_>,
+        dx: ViewMut<'_>,
+        gradients: [Option<ViewMut<'_>>; 2],
+    ) {
+        if gradients.iter().any(Option::is_some) {
+            self.norm_parameters(shape, x, statistics, Some(parameters), d.as_view(), gradients);
+        }
+        let parameters = (one(parameters[0]), Some(one(parameters[1])));
+        self.norm_input(
+            shape,
+            Shares::Even(1),
+            x,
+            statistics,
+            parameters,
+            d.as_view(),
+            dx,
+            false,
+        );
+    }
+
+    fn layer_norm_gelu_backward_each(
+        &self,
+        shape: Rows,
+        shares: Shares<View<'_>>,
+        x: View<'_>,
+        statistics: View<'_>,
+        parameters: [Each<View<'_>>; 2],
+        d: ViewMut<'_>,
+        dx: ViewMut<'_>,
+        gradients: Each<ViewMut<'_>>,
+        places: [Option<usize>; 2],
+    ) {
+        let (d, [weight, bias]) = (d.as_view(), parameters);
+        if places.iter().any(Option::is_some) {
+            self.norm_parameters_each(shape, shares, x, statistics, Some(parameters), d, gradients, places);
+        }
+        self.norm_input(shape, shares, x, statistics, (weight, Some(bias)), d, dx, false);
     }
 
     fn clear_padding(&self, shape: Rows, counted: View<'_>, mut x: Each<ViewMut<'_>>) {

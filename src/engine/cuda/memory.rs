@@ -1,6 +1,10 @@
 //! Device memory: whole buffers, and stretches of them by address.
 
+use super::device::describe;
+use super::{CudaBackend, address_of, lock};
+use crate::engine::{Backend, EngineError};
 use cudarc::driver::CudaSlice;
+use cudarc::driver::sys::CUresult;
 use std::marker::PhantomData;
 
 /// Owned device memory.
@@ -136,5 +140,40 @@ impl<'a, T> ViewMut<'a, T> {
             len: self.len * size_of::<T>() / size_of::<U>(),
             buffer: PhantomData,
         }
+    }
+}
+
+impl CudaBackend {
+    /// Zeros of its own memory.
+    pub(super) fn allocate(&self, len: usize) -> Result<CudaBuffer, EngineError> {
+        if let Some(failure) = &*lock(&self.failure) {
+            return Err(failure.clone());
+        }
+        if len == 0 {
+            return Ok(CudaBuffer {
+                _memory: None,
+                address: 0,
+                len,
+            });
+        }
+        lock(&self.graphs).forget();
+        // SAFETY: filled below before anyone sees it.
+        let slice = unsafe { self.stream.alloc::<f32>(len) }.map_err(|error| match error.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => EngineError::OutOfMemory {
+                device: self.device.describe(),
+                bytes: len.saturating_mul(4),
+            },
+            _ => EngineError::DeviceFailed {
+                device: self.device.describe(),
+                reason: describe(error),
+            },
+        })?;
+        let mut buffer = CudaBuffer {
+            address: address_of(&slice, &self.stream),
+            _memory: Some(slice),
+            len,
+        };
+        self.zero(self.view_mut(&mut buffer, 0..len));
+        Ok(buffer)
     }
 }

@@ -56,13 +56,14 @@ impl CudaBackend {
         );
     }
 
+    /// With β, a GELU followed.
     pub(super) fn norm_input(
         &self,
         shape: Rows,
         shares: Shares<View<'_>>,
         x: View<'_>,
         statistics: View<'_>,
-        weight: Each<View<'_>>,
+        (weight, bias): (Each<View<'_>>, Option<Each<View<'_>>>),
         dy: View<'_>,
         mut dx: ViewMut<'_>,
         accumulate: bool,
@@ -71,11 +72,15 @@ impl CudaBackend {
         let lens = (x.len(), dy.len(), dx.len(), statistics.len());
         assert_eq!(lens, (rows * cols, rows * cols, rows * cols, rows * 2));
         check_each(weight, count, cols);
+        if let Some(bias) = bias {
+            check_each(bias, count, cols);
+        }
         self.launcher().layer_norm_backward_input(
             (blocks(rows, 4), 1, 1),
             x,
             statistics,
             weight.values,
+            bias.map(|bias| bias.values),
             dy,
             starts_of(shares, rows),
             &mut dx,
@@ -84,35 +89,31 @@ impl CudaBackend {
             i32::from(accumulate),
             int(count),
             int(weight.stride),
+            int(bias.map_or(0, |bias| bias.stride)),
         );
     }
 
+    /// With γ and β, a GELU followed.
     pub(super) fn norm_parameters(
         &self,
         shape: Rows,
         x: View<'_>,
         statistics: View<'_>,
+        before_gelu: Option<[View<'_>; 2]>,
         dy: View<'_>,
-        mut dweight: Option<ViewMut<'_>>,
-        mut dbias: Option<ViewMut<'_>>,
+        [mut dweight, mut dbias]: [Option<ViewMut<'_>>; 2],
     ) {
         let (rows, cols) = (shape.rows, shape.cols);
         let lens = (x.len(), dy.len(), statistics.len());
         assert_eq!(lens, (rows * cols, rows * cols, rows * 2));
         assert!([&dweight, &dbias].into_iter().flatten().all(|d| d.len() == cols));
+        assert!(before_gelu.into_iter().flatten().all(|values| values.len() == cols));
         let (dweight, dbias) = (dweight.as_mut(), dbias.as_mut());
         let grid = (blocks(cols, 32), 1, 1);
+        let [weight, bias] = [0, 1].map(|index| before_gelu.map(|parameters| parameters[index]));
+        let (rows, cols) = (int(rows), int(cols));
         self.launcher().layer_norm_backward_parameters(
-            grid,
-            x,
-            statistics,
-            dy,
-            None,
-            dweight,
-            dbias,
-            int(rows),
-            int(cols),
-            0,
+            grid, x, statistics, weight, bias, dy, None, dweight, dbias, rows, cols, 0, 0, 0,
         );
     }
 
@@ -123,6 +124,7 @@ impl CudaBackend {
         shares: Shares<View<'_>>,
         x: View<'_>,
         statistics: View<'_>,
+        before_gelu: Option<[Each<View<'_>>; 2]>,
         dy: View<'_>,
         mut gradients: Each<ViewMut<'_>>,
         places: [Option<usize>; 2],
@@ -132,16 +134,24 @@ impl CudaBackend {
         assert_eq!(lens, (rows * cols, rows * cols, rows * 2));
         let stride = int(gradients.stride);
         let [mut dweight, mut dbias] = parts(&mut gradients, count, places.map(|place| (place, cols)));
+        let [weight, bias] = [0, 1].map(|index| before_gelu.map(|parameters| parameters[index]));
+        for parameter in [weight, bias].into_iter().flatten() {
+            check_each(parameter, count, cols);
+        }
         self.launcher().layer_norm_backward_parameters(
             (blocks(cols, 32), count as u32, 1),
             x,
             statistics,
+            weight.map(|weight| weight.values),
+            bias.map(|bias| bias.values),
             dy,
             starts_of(shares, rows),
             dweight.as_mut(),
             dbias.as_mut(),
             int(rows),
             int(cols),
+            int(weight.map_or(0, |weight| weight.stride)),
+            int(bias.map_or(0, |bias| bias.stride)),
             stride,
         );
     }

@@ -47,6 +47,7 @@ impl Launcher<'_> {
         x: View<'_>,
         statistics: View<'_>,
         weight: View<'_>,
+        bias: Option<View<'_>>,
         dy: View<'_>,
         starts: Option<View<'_, u32>>,
         dx: &mut ViewMut<'_>,
@@ -55,11 +56,13 @@ impl Launcher<'_> {
         accumulate: i32,
         utterances: i32,
         weight_stride: i32,
+        bias_stride: i32,
     ) {
         self.arguments(&self.kernels().layer_norm_backward_input)
             .pointer(x.address())
             .pointer(statistics.address())
             .pointer(weight.address())
+            .optional(bias.as_ref().map(|view| view.address()))
             .pointer(dy.address())
             .optional(starts.as_ref().map(|view| view.address()))
             .pointer(dx.address())
@@ -68,6 +71,7 @@ impl Launcher<'_> {
             .value(accumulate)
             .value(utterances)
             .value(weight_stride)
+            .value(bias_stride)
             .launch(grid, 128, 0);
     }
 
@@ -77,23 +81,31 @@ impl Launcher<'_> {
         grid: Grid,
         x: View<'_>,
         statistics: View<'_>,
+        weight: Option<View<'_>>,
+        bias: Option<View<'_>>,
         dy: View<'_>,
         starts: Option<View<'_, u32>>,
         dweight: Option<&mut ViewMut<'_>>,
         dbias: Option<&mut ViewMut<'_>>,
         all: i32,
         cols: i32,
+        weight_stride: i32,
+        bias_stride: i32,
         stride: i32,
     ) {
         self.arguments(&self.kernels().layer_norm_backward_parameters)
             .pointer(x.address())
             .pointer(statistics.address())
+            .optional(weight.as_ref().map(|view| view.address()))
+            .optional(bias.as_ref().map(|view| view.address()))
             .pointer(dy.address())
             .optional(starts.as_ref().map(|view| view.address()))
             .optional(dweight.as_ref().map(|view| view.address()))
             .optional(dbias.as_ref().map(|view| view.address()))
             .value(all)
             .value(cols)
+            .value(weight_stride)
+            .value(bias_stride)
             .value(stride)
             .launch(grid, 512, 0);
     }
