@@ -16,6 +16,8 @@ FRAMES, CHANNELS, WINDOW = 31_999, 512, 10
 GROUPS, TAPS = 16, 128
 N = D // GROUPS
 STATES = 301
+# Whisper tiny.en's width, and the rows of 30 s that its decoder looks at.
+STATE, KEYS = 384, 1500
 # Of layer-norm+feature: 25 layer norms, the convolutions with their norm, the projection with its.
 ADAPTED = 25 * 2 * D + 4_200_448 + 395_008
 TILES = -(-T // 32)
@@ -66,6 +68,10 @@ KERNELS = {
     "attention_row_terms": by_value(T * D, 2, 2),
     "attention_backward_keys_64": attention(2, 2, 2, 4),
     "attention_backward_queries_64": attention(2, 2, 1, 3),
+    "cross_attention_forward (a decoding step of tiny.en, 1500 keys)": (2 * KEYS * STATE + 2 * STATE, 2 * KEYS * STATE + 2 * STATE, 4 * KEYS * STATE),
+    "cross_attention_forward (a text of 60 tokens)": (60 * 2 * KEYS * STATE, 2 * KEYS * STATE + 120 * STATE, 60 * 4 * KEYS * STATE),
+    "cross_attention_backward_queries (60 tokens)": (60 * 2 * KEYS * STATE, 2 * KEYS * STATE + 180 * STATE, 60 * 6 * KEYS * STATE),
+    "cross_attention_backward_keys (60 tokens)": (KEYS * (120 + 4) * STATE, 4 * KEYS * STATE + 120 * STATE, 60 * 8 * KEYS * STATE),
     "entropy_mcc": (4 * T * VOCABULARY, 2 * T * VOCABULARY, 60 * T * VOCABULARY),
     "find_not_finite": by_value(ADAPTED, 1, 1),
     "adamw_update": by_value(ADAPTED, 7, 12),

@@ -1,7 +1,7 @@
 """Plants bugs in copies of the kernels, one at a time, and demands that the checks notice each: a check that cannot fail
 shows nothing. Run by kernels/check, which builds what it needs before:
 
-    mutants.py WORK_DIRECTORY LAUNCHES OPERATIONS_TEST DESCENT_TEST PADDING_TEST SPANS_TEST APART_TEST
+    mutants.py WORK_DIRECTORY LAUNCHES OPERATIONS_TEST DESCENT_TEST PADDING_TEST SPANS_TEST APART_TEST DECODER_TEST
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent
 
-# name: (file, original, planted, test that must fail (of cuda_operations, or of cuda_descent, cuda_padding, cuda_spans or cuda_apart where it says so), check). A check is `plain` (results against the CPU's, and what the
+# name: (file, original, planted, test that must fail (of cuda_operations, or of cuda_descent, cuda_padding, cuda_spans, cuda_apart or cuda_decoder where it says so), check). A check is `plain` (results against the CPU's, and what the
 # emulator refuses), `address` (the same under the sanitizers) or `thread` (the replayed launches).
 MUTANTS = {
     "a row's sum without its last lanes": (
@@ -156,6 +156,24 @@ MUTANTS = {
         "channel_norm.cu", "    if (dweight) dweight += (long long)blockIdx.y * stride;\n", "", "apart channel_norms", "plain"),
     "a division by nobody's rows": (
         "channel_norm.cu", "const int count = max(rows, 1);", "const int count = rows;", "apart channel_norms", "plain"),
+    "a query that sees a key too many": (
+        "cross_attention.cu", "return causal ? keys - queries + query + 1 : keys;", "return causal ? min(keys - queries + query + 2, keys) : keys;", "decoder attention", "plain"),
+    "a last turn's warps that count the last key again": (
+        "cross_attention.cu", "probability = counts ? expf(score - best) : 0.0f;", "probability = expf(score - best);", "decoder attention", "plain"),
+    "a running sum that does not shrink": (
+        "cross_attention.cu", "total = total * shrink + probability;", "total = total + probability;", "decoder attention", "plain"),
+    "warps joined as if they had one maximum": (
+        "cross_attention.cu", "value += sums[other][d] * expf(highest[other] - best);", "value += sums[other][d];", "decoder attention", "plain"),
+    "sums read before all warps have theirs": (
+        "cross_attention.cu", "    keep_row(dv_sums[warp], dv);\n    __syncthreads();", "    keep_row(dv_sums[warp], dv);", "decoder attention", "plain"),
+    "a key's gradient of queries that do not see it": (
+        "cross_attention.cu", "const int first = causal ? max(0, key - (keys - queries)) : 0;", "const int first = 0;", "decoder attention", "plain"),
+    "keys' gradients without the row's term": (
+        "cross_attention.cu", "(product(down, v) - terms[row])", "product(down, v)", "decoder attention", "plain"),
+    "a row's gradient of the last that asked": (
+        "gather.cu", "sum += dy[(long long)other * cols + col];", "sum = dy[(long long)other * cols + col];", "decoder embeddings", "plain"),
+    "a row's gradient from everyone that asked": (
+        "gather.cu", "if (rows[before] == row) return;", "", "decoder embeddings", "plain"),
     "padding behind joined rows left as it was": (
         "elementwise.cu", "y[(long long)row * cols + col] = counts ? x[from * cols + col] : 0.0f;", "if (counts) y[(long long)row * cols + col] = x[from * cols + col];", "spans rows_move", "plain"),
     "a neighbour's rows in an utterance's padding": (
@@ -171,7 +189,8 @@ MUTANTS = {
 
 def main() -> None:
     work, launches = Path(sys.argv[1]), Path(sys.argv[2])
-    tests = {"operations": sys.argv[3], "descent": sys.argv[4], "padding": sys.argv[5], "spans": sys.argv[6], "apart": sys.argv[7]}
+    tests = {"operations": sys.argv[3], "descent": sys.argv[4], "padding": sys.argv[5], "spans": sys.argv[6], "apart": sys.argv[7],
+             "decoder": sys.argv[8]}
     missed = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         running = {name: pool.submit(is_caught, index, mutant, work, launches, tests) for index, (name, mutant) in enumerate(MUTANTS.items())}

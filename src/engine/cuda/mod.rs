@@ -6,6 +6,7 @@
 
 mod attention;
 mod backend;
+mod decoder;
 mod descent;
 mod device;
 mod graph;

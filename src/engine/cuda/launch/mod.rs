@@ -6,9 +6,11 @@ mod adamw;
 mod attention;
 mod channel_norm;
 mod convolution;
+mod cross_attention;
 mod ctc;
 mod descent;
 mod elementwise;
+mod gather;
 mod layer_norm;
 mod log_mel;
 mod objective;
@@ -39,6 +41,9 @@ pub(super) struct Kernels {
     add_chunks: CudaFunction,
     grouped_convolution: CudaFunction,
     grouped_convolution_backward_weight: CudaFunction,
+    cross_attention_forward: CudaFunction,
+    cross_attention_backward_queries: CudaFunction,
+    cross_attention_backward_keys: CudaFunction,
     ctc_log_softmax: CudaFunction,
     ctc_paths: CudaFunction,
     ctc_occupancy: CudaFunction,
@@ -55,6 +60,8 @@ pub(super) struct Kernels {
     join_rows: CudaFunction,
     part_rows: CudaFunction,
     find_not_finite: CudaFunction,
+    gather_rows: CudaFunction,
+    gather_rows_backward: CudaFunction,
     layer_norm_forward: CudaFunction,
     layer_norm_backward_input: CudaFunction,
     layer_norm_backward_parameters: CudaFunction,
@@ -77,9 +84,11 @@ impl Kernels {
         let attention = device.module(include_str!("../../../../kernels/ptx/attention.ptx"))?;
         let channel_norm = device.module(include_str!("../../../../kernels/ptx/channel_norm.ptx"))?;
         let convolution = device.module(include_str!("../../../../kernels/ptx/convolution.ptx"))?;
+        let cross_attention = device.module(include_str!("../../../../kernels/ptx/cross_attention.ptx"))?;
         let ctc = device.module(include_str!("../../../../kernels/ptx/ctc.ptx"))?;
         let descent = device.module(include_str!("../../../../kernels/ptx/descent.ptx"))?;
         let elementwise = device.module(include_str!("../../../../kernels/ptx/elementwise.ptx"))?;
+        let gather = device.module(include_str!("../../../../kernels/ptx/gather.ptx"))?;
         let layer_norm = device.module(include_str!("../../../../kernels/ptx/layer_norm.ptx"))?;
         let log_mel = device.module(include_str!("../../../../kernels/ptx/log_mel.ptx"))?;
         let objective = device.module(include_str!("../../../../kernels/ptx/objective.ptx"))?;
@@ -113,6 +122,13 @@ impl Kernels {
                 "grouped_convolution_backward_weight",
                 0,
             )?,
+            cross_attention_forward: device.function(&cross_attention, "cross_attention_forward", 0)?,
+            cross_attention_backward_queries: device.function(
+                &cross_attention,
+                "cross_attention_backward_queries",
+                0,
+            )?,
+            cross_attention_backward_keys: device.function(&cross_attention, "cross_attention_backward_keys", 0)?,
             ctc_log_softmax: device.function(&ctc, "ctc_log_softmax", 0)?,
             ctc_paths: device.function(&ctc, "ctc_paths", 0)?,
             ctc_occupancy: device.function(&ctc, "ctc_occupancy", 0)?,
@@ -129,6 +145,8 @@ impl Kernels {
             join_rows: device.function(&elementwise, "join_rows", 0)?,
             part_rows: device.function(&elementwise, "part_rows", 0)?,
             find_not_finite: device.function(&elementwise, "find_not_finite", 0)?,
+            gather_rows: device.function(&gather, "gather_rows", 0)?,
+            gather_rows_backward: device.function(&gather, "gather_rows_backward", 0)?,
             layer_norm_forward: device.function(&layer_norm, "layer_norm_forward", 0)?,
             layer_norm_backward_input: device.function(&layer_norm, "layer_norm_backward_input", 0)?,
             layer_norm_backward_parameters: device.function(&layer_norm, "layer_norm_backward_parameters", 0)?,
