@@ -2,7 +2,7 @@
 
 use crate::adapt::{Episode, LoadedProfile, Profile, StreamError, StreamState};
 use crate::audio::{Features, SAMPLE_RATE, Segmenter, SegmenterConfig};
-use crate::decode::whisper::{DecodingError, DecodingOptions, Progress, WhisperDecoder};
+use crate::decode::whisper::{DecodingError, DecodingOptions, Progress};
 use crate::decode::{Hypothesis, greedy};
 use crate::device::{Device, PlacedModel, Worker};
 use crate::engine::cpu::CpuBackend;
@@ -44,9 +44,9 @@ pub enum Error {
         /// The limit.
         longest: f64,
     },
-    /// Partial hypotheses and Whisper's decoder are made on the processor alone.
+    /// Partial hypotheses, and what is adapted through a CTC head, are made on the processor alone.
     #[error(
-        "partial hypotheses and a Whisper's decoder are computed on the processor alone (`Device::Cpu`, --device cpu); a GPU runs CTC models, such as the bundled `-m tiny.en-ctc`"
+        "partial hypotheses and adaptation through a CTC head are computed on the processor alone: use `Device::Cpu` (--device cpu)"
     )]
     OnGpu,
     /// Whisper's decoder failed, or was asked for what it cannot do.
@@ -176,12 +176,6 @@ impl Recognizer {
             (None, None) => return Err(ModelError::NoHead.into()),
         };
         let (identity, name, preset) = (files.identity.clone(), files.name.clone(), files.preset.clone());
-        let device = match (&writer, device) {
-            // Its decoder runs on the processor.
-            (Writer::Whisper(_), Device::Auto(_)) => Device::Cpu,
-            (Writer::Whisper(_), Device::Cuda(..)) => return Err(Error::OnGpu),
-            _ => device,
-        };
         let model = PlacedModel::load(files, device)?;
         let info = ModelInfo {
             identity,
@@ -310,15 +304,7 @@ impl Recognizer {
         self.check_adaptation(config)?;
         let whisper = match &self.loaded.writer {
             Writer::Ctc(_) => None,
-            Writer::Whisper(generation) => {
-                let (backend, model) = (CpuBackend::new(threads)?, self.model_on_cpu()?);
-                let (generation, decoding) = (generation.clone(), decoding.clone());
-                let head = self.head.as_ref().filter(|_| config.is_through_ctc_head());
-                let head = head.map(AttachedHead::on_cpu).transpose()?;
-                let model = model.clone();
-                let decoder = WhisperDecoder::with_ctc_head(&backend, model, config, generation, decoding, head)?;
-                Some(Box::new(OnBackend { backend, decoder }))
-            }
+            Writer::Whisper(generation) => Some(OnBackend::new(self, generation, config, decoding, threads)?),
         };
         // Of a Whisper only the decoder works, on a pool of its own.
         let none = AdaptationConfig::none();
@@ -364,7 +350,7 @@ pub struct Session {
     recognizer: Recognizer,
     settings: AdaptationConfig,
     worker: Worker,
-    whisper: Option<Box<OnBackend>>,
+    whisper: Option<OnBackend>,
     features: Features,
     profile: Option<Profile>,
     trace: Trace,
@@ -384,7 +370,7 @@ impl Session {
     /// Begins a new stream: a continual method goes back to the source model.
     pub fn begin_stream(&mut self) {
         match &mut self.whisper {
-            Some(whisper) => whisper.decoder.begin_stream(&whisper.backend),
+            Some(whisper) => whisper.begin_stream(),
             None => self.worker.begin_stream(),
         }
     }
@@ -392,7 +378,7 @@ impl Session {
     /// Says that the next utterance is of another domain, for [`crate::Reset::Oracle`].
     pub fn domain_changed(&mut self) {
         match &mut self.whisper {
-            Some(whisper) => whisper.decoder.domain_changed(&whisper.backend),
+            Some(whisper) => whisper.domain_changed(),
             None => self.worker.domain_changed(),
         }
     }
@@ -400,7 +386,7 @@ impl Session {
     /// What a continual method carries at this moment, to go on from later with [`Session::resume_stream`].
     pub fn stream_state(&mut self) -> StreamState {
         let policy = match &mut self.whisper {
-            Some(whisper) => whisper.decoder.state(&whisper.backend),
+            Some(whisper) => whisper.state(),
             None => self.worker.state(),
         };
         StreamState::new(&self.recognizer.info().identity, &self.settings, policy)
@@ -410,7 +396,7 @@ impl Session {
     pub fn resume_stream(&mut self, state: &StreamState) -> Result<(), Error> {
         state.check(&self.recognizer.info().identity, &self.settings)?;
         let resumed = match &mut self.whisper {
-            Some(whisper) => whisper.decoder.resume(&whisper.backend, &state.policy),
+            Some(whisper) => whisper.resume(&state.policy),
             None => self.worker.resume(&state.policy),
         };
         resumed.ok_or(StreamError::Mismatch.into())
@@ -431,7 +417,7 @@ impl Session {
     /// [`crate::live::Decoder`] recognises with.
     pub fn carried_values(&mut self) -> Vec<f32> {
         match &mut self.whisper {
-            Some(whisper) => whisper.decoder.carried_values(&whisper.backend),
+            Some(whisper) => whisper.carried_values(),
             None => self.worker.carried_values(),
         }
     }

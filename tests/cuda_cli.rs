@@ -114,6 +114,47 @@ fn the_gpu_transcribes_as_the_cpu_does() {
     }
 }
 
+#[test]
+fn a_whisper_writes_on_the_gpu_what_it_writes_on_the_processor() {
+    if !emulated() {
+        return;
+    }
+    let tokens = |device: &str| {
+        let mut command = aurist();
+        // A random one, which must not be taken for silence.
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/goldens/whisper-tiny");
+        command.args([
+            "transcribe",
+            "-m",
+            model,
+            "--device",
+            device,
+            "--language",
+            "en",
+            "-f",
+            "json",
+        ]);
+        command.args([
+            "--beam-size",
+            "1",
+            "--temperature-fallback",
+            "0",
+            "--without-timestamps",
+        ]);
+        command.args(["--no-speech-threshold", "1", "--log-prob-threshold=-100"]);
+        let output = command.arg(clip()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let utterances = document["utterances"].as_array().unwrap().iter();
+        utterances
+            .flat_map(|utterance| utterance["tokens"].as_array().unwrap().clone())
+            .collect::<Vec<_>>()
+    };
+    let expected = tokens("cpu");
+    assert!(!expected.is_empty());
+    assert_eq!(tokens("cuda:0"), expected);
+}
+
 fn losses(document: &serde_json::Value) -> Vec<f64> {
     let losses = document["utterances"][0]["losses"].as_array().unwrap().iter();
     losses.map(|loss| loss.as_f64().unwrap()).collect()

@@ -1,22 +1,124 @@
 //! Recordings through Whisper's decoder.
 
+use super::ctc_head::AttachedHead;
 use super::{Error, Recognizer, Session, Writer, check_finite};
+use crate::adapt::PolicyState;
 use crate::audio::{SAMPLE_RATE, Segmenter, SegmenterConfig};
 #[cfg(feature = "serve")]
 use crate::decode::whisper::SpokenLanguage;
-use crate::decode::whisper::{Progress, Segment, Transcription, WhisperDecoder};
+use crate::decode::whisper::{DecodingOptions, Progress, Segment, Transcription, WhisperDecoder};
+#[cfg(feature = "cuda")]
+use crate::device::PlacedModel;
+use crate::engine::DecoderBackend;
 use crate::engine::cpu::CpuBackend;
+#[cfg(feature = "cuda")]
+use crate::engine::{Backend, cuda::CudaBackend};
+use crate::model::Generation;
 use crate::{AdaptationConfig, Method, Trace, Transcript, Utterance, Word};
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Where stretches of speech are decoded side by side, a stretch ends at a pause after so many seconds.
 const FULL_WINDOW: f64 = 20.0;
 
 /// Whisper's decoder and what it runs on.
-pub(super) struct OnBackend {
-    pub(super) backend: CpuBackend,
-    pub(super) decoder: WhisperDecoder<CpuBackend>,
+pub(super) enum OnBackend {
+    Cpu(Box<Placed<CpuBackend>>),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<Placed<CudaBackend>>),
+}
+
+pub(super) struct Placed<B: DecoderBackend> {
+    backend: B,
+    decoder: WhisperDecoder<B>,
+}
+
+/// Does the same on any backend.
+macro_rules! on_any {
+    ($value:expr, $placed:ident => $body:expr) => {
+        match $value {
+            OnBackend::Cpu($placed) => $body,
+            #[cfg(feature = "cuda")]
+            OnBackend::Cuda($placed) => $body,
+        }
+    };
+}
+
+impl OnBackend {
+    /// Where the recognizer's model is; on the processor with so many threads.
+    pub(super) fn new(
+        recognizer: &Recognizer,
+        generation: &Arc<Generation>,
+        config: &AdaptationConfig,
+        decoding: &DecodingOptions,
+        threads: usize,
+    ) -> Result<Self, Error> {
+        let head = recognizer.head.as_ref().filter(|_| config.is_through_ctc_head());
+        let (generation, options) = (generation.clone(), decoding.clone());
+        #[cfg(feature = "cuda")]
+        if let (PlacedModel::Cuda(device, model), None) = (&recognizer.loaded.model, head) {
+            let (backend, model) = (CudaBackend::new(device)?, model.clone());
+            let decoder = WhisperDecoder::new(&backend, model, config, generation, options)?;
+            return Ok(Self::Cuda(Box::new(Placed { backend, decoder })));
+        }
+        let (backend, model) = (CpuBackend::new(threads)?, recognizer.model_on_cpu()?.clone());
+        let head = head.map(AttachedHead::on_cpu).transpose()?;
+        let decoder = WhisperDecoder::with_ctc_head(&backend, model, config, generation, options, head)?;
+        Ok(Self::Cpu(Box::new(Placed { backend, decoder })))
+    }
+
+    pub(super) fn begin_stream(&mut self) {
+        on_any!(self, placed => placed.decoder.begin_stream(&placed.backend));
+    }
+
+    pub(super) fn domain_changed(&mut self) {
+        on_any!(self, placed => placed.decoder.domain_changed(&placed.backend));
+    }
+
+    pub(super) fn state(&mut self) -> PolicyState {
+        on_any!(self, placed => placed.decoder.state(&placed.backend))
+    }
+
+    pub(super) fn resume(&mut self, state: &PolicyState) -> Option<()> {
+        on_any!(self, placed => placed.decoder.resume(&placed.backend, state))
+    }
+
+    pub(super) fn carried_values(&mut self) -> Vec<f32> {
+        on_any!(self, placed => placed.decoder.carried_values(&placed.backend))
+    }
+
+    fn options(&self) -> &DecodingOptions {
+        on_any!(self, placed => placed.decoder.options())
+    }
+
+    #[cfg(feature = "serve")]
+    fn set_language(&mut self, language: Option<String>) {
+        on_any!(self, placed => placed.decoder.set_language(language));
+    }
+
+    /// See [`WhisperDecoder::transcribe_together`].
+    fn transcribe_together(
+        &mut self,
+        log_mels: &[&[f32]],
+        progress: &mut (dyn FnMut(usize, f64) -> bool + Send),
+    ) -> Result<Option<Vec<Transcription>>, Error> {
+        match self {
+            Self::Cpu(placed) => {
+                let Placed { backend, decoder } = &mut **placed;
+                let backend = &*backend;
+                Ok(backend.within(|| decoder.transcribe_together(backend, log_mels, progress))?)
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(placed) => {
+                let Placed { backend, decoder } = &mut **placed;
+                let found = decoder.transcribe_together(backend, log_mels, progress);
+                // A device that failed writes nonsense.
+                backend.status()?;
+                Ok(found?)
+            }
+        }
+    }
 }
 
 impl Recognizer {
@@ -54,12 +156,12 @@ impl Session {
         let Some(whisper) = &mut self.whisper else {
             return Ok((vec![self.transcribe_utterance(samples, start)?], None));
         };
-        let asked = whisper.decoder.options().language.clone();
+        let asked = whisper.options().language.clone();
         let known = language.map(|language| language.code.clone());
-        whisper.decoder.set_language(asked.clone().or(known));
+        whisper.set_language(asked.clone().or(known));
         let heard = self.transcribe_whisper(samples, start, &mut |_| true);
         if let Some(whisper) = &mut self.whisper {
-            whisper.decoder.set_language(asked);
+            whisper.set_language(asked);
         }
         let heard = heard?.unwrap_or_default();
         Ok((heard.utterances, heard.language))
@@ -86,8 +188,7 @@ impl Session {
         let Some(whisper) = &mut self.whisper else {
             return Ok(None);
         };
-        let (backend, decoder, features) = (&whisper.backend, &mut whisper.decoder, &mut self.features);
-        let options = decoder.options();
+        let (features, options) = (&mut self.features, whisper.options());
         let parts: Vec<(usize, Cow<'_, [f32]>)> = if options.vad_filter || options.batch_size > 1 {
             // Side by side, full windows are decoded in the least time.
             let shortest = (options.batch_size > 1).then_some(FULL_WINDOW);
@@ -111,7 +212,7 @@ impl Session {
             farthest = farthest.max(offset(part) + seconds);
             progress(farthest)
         };
-        let found = backend.within(|| decoder.transcribe_together(backend, &log_mels, &mut shifted))?;
+        let found = whisper.transcribe_together(&log_mels, &mut shifted)?;
         let Some(found) = found else {
             return Ok(None);
         };
