@@ -49,7 +49,7 @@ gpu-emulated:
 # beside PyTorch where there is one with CUDA: all into target/gpu-check.json
 gpu-check:
     AURIST_GPU_TESTS=1 cargo test --release --test cuda_operations --test cuda_oracles --test cuda_descent \
-        --test cuda_padding --test cuda_spans --test cuda_batch --test cuda_golden --test cuda_cli
+        --test cuda_padding --test cuda_spans --test cuda_apart --test cuda_decoder --test cuda_batch --test cuda_golden --test cuda_cli
     cargo bench --bench gpu -- --out target/gpu-check.json
     if test -x {{python}}; then {{python}} benches/reference/gpu.py target/gpu-check.json; else python3 benches/reference/gpu.py target/gpu-check.json; fi
     cat target/gpu-check.json
